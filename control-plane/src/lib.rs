@@ -1,0 +1,16 @@
+//! Leno's control plane as a library: `main` and `bin/leno` are the binaries. ARCHITECTURE.md has the map.
+
+pub mod admin;
+pub mod app;
+pub mod ca;
+pub mod compile;
+pub mod config;
+pub mod error;
+pub mod index;
+pub mod metrics;
+pub mod object;
+pub mod push;
+pub mod reconcile;
+pub mod source;
+pub mod status;
+pub mod token;

@@ -1,0 +1,10 @@
+//! What Leno's two planes say to each other, and what it means. No I/O, no clock, no runtime.
+//!
+//! - `policy`: the model that both planes share; `fields` holds every field's default, bound, unit and source.
+//! - `select` and `authorize`: the decisions over that model, on `request::RequestView`.
+//! - `identity`: SPIFFE ids. `key`: the names of resources. `hash`: versions.
+//! - `convert`: wire to model and back. `wire`: the generated messages and services.
+
+pub mod identity;
+pub mod policy;
+pub mod request;

@@ -1,0 +1,738 @@
+//! The one policy model that both planes share: what the control plane compiles and what a proxy enforces.
+//!
+//! Everything here is *resolved*: no selectors, no lookups, no field whose default the proxy would have to know. It does no
+//! I/O and names no clock; `convert` is the only place that also knows the wire.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::identity::SpiffeId;
+use crate::identity::TrustDomain;
+
+/// One unit of what the control plane tells a proxy (DESIGN: few small resources).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    Destination(Destination),
+    Outbound(Outbound),
+    Endpoints(Endpoints),
+    Inbound(Inbound),
+    TrustBundle(TrustBundle),
+    ProxyConfig(ProxyConfig),
+    EgressIndex(EgressIndex),
+    Share(Share),
+}
+
+/// What an address is. A live answer: when the address changes hands, the control plane says so.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Destination {
+    /// A Service's address: its routes and policies apply.
+    Service(ServicePort),
+    /// A pod's address: identity and TLS apply, no routes and no balancing.
+    Workload(Box<Workload>),
+    /// Nothing in the mesh has this address.
+    NotFound,
+}
+
+/// A pod that is called by its own address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    pub endpoint: Endpoint,
+    pub protocol: Protocol,
+    /// Policy of the one headless Service that this pod and port stand in, else the mesh's defaults.
+    pub policy: Arc<Traffic>,
+}
+
+/// `namespace/name` of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// One port of a Service, as clients name it (`shop/orders:80`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePort {
+    pub service: ServiceName,
+    pub port: u16,
+}
+
+/// The application protocol of a port, from `appProtocol`, the port's name, or a route's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    /// Not declared: sniffed, and failing closed.
+    #[default]
+    Detect,
+    Http1,
+    /// HTTP/2 with prior knowledge, gRPC included.
+    Http2,
+    Grpc,
+    /// Bytes: decided once per connection.
+    Opaque,
+    /// The application's own TLS: opaque, the server speaks after the client.
+    Tls,
+}
+
+/// How the clients of one view reach a Service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outbound {
+    pub service: ServiceName,
+    pub ports: Vec<OutboundPort>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboundPort {
+    pub port: u16,
+    /// The port's name in the Service, or its number.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    /// In order of precedence. Empty: all goes to the Service's own endpoints under `policy`.
+    pub routes: Vec<Route>,
+    /// The Service's own endpoints.
+    pub backend: Backend,
+    /// Timeouts, retries, limits where no route rule says otherwise.
+    pub policy: Arc<Traffic>,
+    /// `sessionAffinity: ClientIP` with its timeout.
+    pub client_ip_affinity: Option<Duration>,
+}
+
+/// An HTTPRoute, GRPCRoute or TCPRoute with a Service parent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    pub kind: RouteKind,
+    /// The object it comes from, `namespace/name`, for logs and `explain`.
+    pub origin: Arc<str>,
+    /// Exact names, or `*.suffix`. Empty: any. (GEP-1294: ignored for Service parents; kept for EgressHosts.)
+    pub hostnames: Vec<Arc<str>>,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    Http,
+    Grpc,
+    Tcp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// The rule's own name, else its position in the route.
+    pub name: Arc<str>,
+    /// Any of them selects the rule. Empty: everything.
+    pub matches: Vec<Match>,
+    pub filters: Vec<Filter>,
+    /// Weighted. Empty, or no weight: 500 `no_route` as the Gateway API asks.
+    pub backends: Vec<Backend>,
+    /// Everything that the rule's parents and its own inline fields say, folded.
+    pub policy: Arc<Traffic>,
+}
+
+/// All that is set must hold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Match {
+    pub path: Option<PathMatch>,
+    pub method: Option<Arc<str>>,
+    pub headers: Vec<ValueMatch>,
+    pub query: Vec<ValueMatch>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathMatch {
+    Exact(Arc<str>),
+    /// By path element: `/foo` matches `/foo` and `/foo/bar`, not `/foobar`.
+    Prefix(Arc<str>),
+    Regex(Pattern),
+}
+
+/// A header (name in lower case) or a query parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueMatch {
+    pub name: Arc<str>,
+    pub value: StringMatch,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum StringMatch {
+    Exact(Arc<str>),
+    /// Must match the whole value.
+    Regex(Pattern),
+}
+
+/// A compiled regular expression (linear time, bounded size) that must match the whole value; compared by its text.
+#[derive(Debug, Clone)]
+pub struct Pattern(pub(crate) regex::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filter {
+    RequestHeaders(HeaderEdit),
+    ResponseHeaders(HeaderEdit),
+    Redirect(Redirect),
+    Rewrite {
+        hostname: Option<Arc<str>>,
+        path: Option<PathEdit>,
+    },
+    /// Copies this share of requests (parts of a million) to a backend whose answers are dropped.
+    Mirror {
+        backend: Backend,
+        parts_per_million: u32,
+    },
+}
+
+/// Names are in lower case.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeaderEdit {
+    pub set: Vec<(Arc<str>, Arc<str>)>,
+    pub add: Vec<(Arc<str>, Arc<str>)>,
+    pub remove: Vec<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    pub scheme: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+    pub port: Option<u16>,
+    pub path: Option<PathEdit>,
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathEdit {
+    Full(Arc<str>),
+    /// Replaces the prefix that the rule's match named.
+    Prefix(Arc<str>),
+}
+
+/// A weighted reference to a Service's port, not an address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    pub target: ServicePort,
+    /// 0 to 1,000,000.
+    pub weight: u32,
+    pub protocol: Protocol,
+    pub filters: Vec<Filter>,
+    /// `connection`, `circuitBreaker` and `loadBalancing` towards this backend.
+    pub policy: Arc<Traffic>,
+    /// False where the reference did not resolve: its share answers 500 (Gateway API).
+    pub resolved: bool,
+}
+
+/// One hash bucket of a Service port's endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoints {
+    pub target: ServicePort,
+    pub bucket: u32,
+    pub buckets: u32,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// The pod's uid, or the address where there is no pod.
+    pub uid: Arc<str>,
+    /// What to dial, preferred family first. Never empty.
+    pub addresses: Vec<SocketAddr>,
+    /// Who must answer. `None`: not in the mesh, plaintext.
+    pub identity: Option<SpiffeId>,
+    /// Where the sidecar listens when nothing redirects (`leno.dev/inbound-ports`): the port to dial instead.
+    pub hop_port: Option<u16>,
+    pub node: Arc<str>,
+    pub zone: Arc<str>,
+    pub cluster: Arc<str>,
+    /// Ready for new requests.
+    pub ready: bool,
+    /// Still answering, though perhaps terminating.
+    pub serving: bool,
+    pub terminating: bool,
+    /// Workers of its sidecar; 0 where unknown.
+    pub parallelism: u32,
+    /// `namespace/name` of the pod, for people.
+    pub pod: Arc<str>,
+}
+
+/// What a workload's sidecar does with what arrives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inbound {
+    pub uid: Arc<str>,
+    pub identity: SpiffeId,
+    pub namespace: Arc<str>,
+    pub pod: Arc<str>,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<InboundPort>,
+    /// For ports that no Service and no container declares.
+    pub other: InboundPort,
+    pub grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundPort {
+    /// 0 in `Inbound::other`.
+    pub port: u16,
+    pub protocol: Protocol,
+    /// Where the sidecar listens when nothing redirects.
+    pub listen: Option<u16>,
+    pub policy: Arc<InboundTraffic>,
+    pub access: Access,
+}
+
+/// Who may call a port: any matching deny denies; else, where `restricted`, one allow must match; else `default`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Access {
+    pub deny: Vec<AccessRule>,
+    pub allow: Vec<AccessRule>,
+    pub audit: Vec<AccessRule>,
+    /// Some Allow policy selects this port, even if it grants nothing.
+    pub restricted: bool,
+    pub default: DefaultAccess,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DefaultAccess {
+    #[default]
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AccessRule {
+    /// The policy it comes from, `namespace/name`, for logs.
+    pub origin: Arc<str>,
+    /// `None`: any source. Empty: none.
+    pub sources: Option<Vec<Source>>,
+    /// Empty: any method.
+    pub methods: Vec<Arc<str>>,
+    /// Empty: any path. Exact, or a prefix where it ends in `*`.
+    pub paths: Vec<Arc<str>>,
+}
+
+/// All that is set must hold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Source {
+    pub spiffe: Vec<SpiffeMatch>,
+    pub namespaces: Vec<Arc<str>>,
+    pub cidrs: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SpiffeMatch {
+    Exact(SpiffeId),
+    /// `spiffe://domain/path/*`
+    Prefix(Arc<str>),
+}
+
+/// Trust anchors (DER) by trust domain.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrustBundle {
+    pub domains: Vec<(TrustDomain, Vec<bytes::Bytes>)>,
+}
+
+/// What is the same for every connection of one proxy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProxyConfig {
+    pub trust_domain: TrustDomain,
+    /// Addresses that the control plane is asked about.
+    pub mesh_networks: Vec<IpNet>,
+    pub discovery_timeout: Duration,
+    pub on_discovery_timeout: OnDiscoveryTimeout,
+    pub unknown: Unknown,
+    pub tracing: Tracing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDiscoveryTimeout {
+    #[default]
+    Fail,
+    Passthrough,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unknown {
+    #[default]
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tracing {
+    /// An OTLP endpoint; `None`: no export (the environment may still name one).
+    pub endpoint: Option<Arc<str>>,
+    /// Of root spans, in parts of a million.
+    pub sampling_ppm: u32,
+}
+
+/// The declared external destinations that this proxy may see.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EgressIndex {
+    pub hosts: Vec<EgressHost>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EgressHost {
+    pub origin: Arc<str>,
+    /// Exact names, or `*.suffix`.
+    pub hostnames: Vec<Arc<str>>,
+    pub ports: Vec<EgressPort>,
+    /// Static addresses; empty: the proxy resolves the name itself.
+    pub addresses: Vec<IpAddr>,
+    pub policy: Arc<Traffic>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EgressPort {
+    pub port: u16,
+    pub protocol: Protocol,
+    /// The sidecar speaks TLS to the host on this port, with this server name.
+    pub originate_tls: Option<Arc<str>>,
+}
+
+/// Numbers that differ per client: this proxy's part of each declared capacity.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Share {
+    pub max_connections: Vec<(ServicePort, u32)>,
+}
+
+/// Everything the client side does towards a destination (kind `TrafficPolicy`), folded over all levels.
+/// Fields, defaults and bounds: `fields`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traffic {
+    pub mode: Mode,
+    pub connection: Connection,
+    pub timeouts: Timeouts,
+    pub retries: Retries,
+    pub circuit_breaker: CircuitBreaker,
+    pub concurrency: Concurrency,
+    pub load_balancing: LoadBalancing,
+    pub rate_limit: Option<RateLimit>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    /// Evaluated and counted, never acted on.
+    Shadow,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connection {
+    pub connect_timeout: Duration,
+    pub max_connections: u32,
+    pub max_connections_per_endpoint: Option<u32>,
+    pub min_idle_per_endpoint: u32,
+    pub capacity: Option<Capacity>,
+    pub max_pending: u32,
+    pub acquire_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// `None`: off.
+    pub max_lifetime: Option<Duration>,
+    /// `None`: no bound.
+    pub max_requests: Option<u32>,
+    pub keepalive: Keepalive,
+    pub http2: Http2Ping,
+    pub warmup: Warmup,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Capacity {
+    pub max_connections: u32,
+    pub reserve_percent: u8,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub probes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http2Ping {
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Warmup {
+    pub connect_rate: u32,
+    pub burst: u32,
+}
+
+/// `None`: no limit.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Timeouts {
+    pub request: Option<Duration>,
+    pub per_try: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub stream_idle: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retries {
+    /// Extra tries.
+    pub attempts: u32,
+    pub on: Vec<RetryOn>,
+    pub methods: RetryMethods,
+    pub backoff: Backoff,
+    pub budget: Budget,
+    pub respect_retry_after: bool,
+    pub retry_after_max: Duration,
+    pub max_body_bytes: u32,
+    pub different_endpoint: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetryOn {
+    ConnectFailure,
+    RefusedStream,
+    ResetBeforeRequest,
+    /// 502, 503, 504.
+    GatewayError,
+    /// Any 5xx.
+    ServerError,
+    Reset,
+    Timeout,
+    /// 429.
+    RateLimited,
+    Status(u16),
+    Grpc(u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryMethods {
+    /// RFC 9110 section 9.2.2, or any request with an `Idempotency-Key`.
+    #[default]
+    Idempotent,
+    Any,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backoff {
+    pub base: Duration,
+    pub max: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Budget {
+    pub percent: u8,
+    pub interval: Duration,
+    pub min_per_second: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct CircuitBreaker {
+    pub endpoint: EndpointBreaker,
+    pub service: Option<ServiceBreaker>,
+}
+
+/// Ejection of single endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointBreaker {
+    /// Transport failures in a row. `None`: off.
+    pub consecutive_failures: Option<u32>,
+    /// 5xx answers in a row. `None`: off.
+    pub status_failures: Option<u32>,
+    pub penalty_min: Duration,
+    pub penalty_max: Duration,
+    pub max_ejected_percent: u8,
+    pub panic_threshold: u8,
+}
+
+/// The breaker of a whole destination.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceBreaker {
+    pub trip: Trip,
+    pub slow: Option<Slow>,
+    pub open_for: Duration,
+    pub open_for_max: Duration,
+    pub half_open_requests: u32,
+    pub half_open_timeout: Duration,
+    pub on_open: OnOpen,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trip {
+    Ratio { failure_percent: u8, window: Duration, min_requests: u32 },
+    Consecutive { count: u32 },
+    Count { failures: u32, window: Duration },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slow {
+    pub threshold: Duration,
+    pub percent: u8,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum OnOpen {
+    Reject { status: u16 },
+    Fallback(Box<Backend>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Concurrency {
+    pub max_requests: u32,
+    pub adaptive: Adaptive,
+    /// Header whose value `high`, `normal` or `low` is the request's priority.
+    pub priority_header: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adaptive {
+    #[default]
+    Off,
+    Shadow,
+    Enforce,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadBalancing {
+    pub algorithm: Algorithm,
+    /// `None`: off.
+    pub slow_start: Option<SlowStart>,
+    pub locality: Locality,
+    pub subset: Subset,
+    pub penalize_rate_limited: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Algorithm {
+    /// P2C over peak EWMA.
+    LeastLoaded {
+        decay: Duration,
+    },
+    RoundRobin,
+    ConsistentHash {
+        key: HashKey,
+        bounded_percent: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum HashKey {
+    Header(Arc<str>),
+    Cookie(Arc<str>),
+    SourceIp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlowStart {
+    pub window: Duration,
+    pub min_weight_percent: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locality {
+    #[default]
+    Prefer,
+    Off,
+    Strict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Subset {
+    #[default]
+    Auto,
+    Off,
+    Size(u32),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RateLimit {
+    pub requests_per_second: u32,
+    pub burst: u32,
+    pub on_exceeded: OnExceeded,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum OnExceeded {
+    Reject,
+    Queue { max_wait: Duration },
+}
+
+/// Everything the server side does with what arrives (kind `InboundPolicy`), folded over all levels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundTraffic {
+    pub tls: TlsMode,
+    pub max_connections: u32,
+    pub per_client: Option<PerClient>,
+    pub timeouts: InboundTimeouts,
+    /// `None`: off. With ±10 % jitter.
+    pub max_age: Option<Duration>,
+    pub max_age_grace: Duration,
+    pub hop_streams: u32,
+    pub plaintext_streams: u32,
+    /// Resets a second on one HTTP/2 connection.
+    pub reset_limit: u32,
+    pub headers_max_bytes: u32,
+    pub headers_max_count: u32,
+    pub app: AppHop,
+    pub rate_limit: Option<InboundRateLimit>,
+    pub overload: Overload,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    #[default]
+    Permissive,
+    Strict,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PerClient {
+    pub max: Option<u32>,
+    pub rate_per_second: Option<u32>,
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundTimeouts {
+    pub tls_handshake: Duration,
+    pub request_headers: Duration,
+    pub request_body_idle: Duration,
+    pub idle: Duration,
+    pub detect: Duration,
+}
+
+/// The hop from the sidecar to its own application.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppHop {
+    pub idle_timeout: Duration,
+    pub retry_reset_before_request: bool,
+    pub max_concurrency: Option<u32>,
+    pub max_connections: u32,
+    pub max_pending: u32,
+    pub acquire_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundRateLimit {
+    pub total: Option<Rate>,
+    pub per_identity: Option<Rate>,
+    pub overrides: Vec<(SpiffeMatch, Rate)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    pub requests_per_second: u32,
+    pub burst: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overload {
+    pub adaptive: Adaptive,
+    /// Of the memory limit: stop keep-alive.
+    pub shed_percent: u8,
+    /// Of the memory limit: refuse.
+    pub refuse_percent: u8,
+}

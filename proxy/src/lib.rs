@@ -1,0 +1,32 @@
+//! Leno's sidecar as a library: `main` is the binary, tests and benchmarks link this. ARCHITECTURE.md has the map.
+
+pub mod access_log;
+pub mod admin;
+pub mod app;
+pub mod balance;
+pub mod breaker;
+pub mod config;
+pub mod control;
+pub mod drain;
+pub mod error;
+pub mod gate;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod limit;
+pub mod listener;
+pub mod metrics;
+pub mod net;
+pub mod outbound;
+pub mod pool;
+pub mod redirect;
+pub mod retry;
+pub mod sniff;
+pub mod state;
+pub mod store;
+pub mod tcp;
+pub mod timer;
+pub mod tls;
+pub mod trace;
+pub mod upstream;
+pub mod worker;
