@@ -3,6 +3,7 @@
 //! Everything here is *resolved*: no selectors, no lookups, no field whose default the proxy would have to know. It does no
 //! I/O and names no clock; `convert` is the only place that also knows the wire.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,6 +59,18 @@ pub struct ServiceName {
 pub struct ServicePort {
     pub service: ServiceName,
     pub port: u16,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
 }
 
 /// The application protocol of a port, from `appProtocol`, the port's name, or a route's kind.

@@ -1,15 +1,147 @@
-//! Sockets. (to be written)
+//! Sockets: listening, accepting, dialling, and what only the kernel knows about a connection. It must never decide
+//! anything about traffic; who asks decides.
+
+mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
+use leno_proto::policy::Keepalive;
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::SockRef;
+use socket2::Socket;
+use socket2::TcpKeepalive;
+use socket2::Type;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::DuplexStream;
 use tokio::io::ReadBuf;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
+
+pub use crate::net::sys::lower_priority;
+
+/// A listening socket. With `Share::Workers` each worker binds one of its own to the same address and the kernel spreads
+/// new connections over them.
+pub fn listen(address: SocketAddr, share: Share) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // One listener per family, so that an IPv4 address never arrives in IPv6 clothes.
+        socket.set_only_v6(true)?;
+    }
+    match share {
+        Share::Workers => socket.set_reuse_port(true)?,
+        Share::Alone => {}
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Workers,
+    Alone,
+}
+
+/// Accepts plain descriptors, not yet known to any runtime, so that a connection can move to another worker first: once
+/// registered with one runtime's poller it cannot leave.
+pub struct Acceptor(AsyncFd<TcpListener>);
+
+impl Acceptor {
+    /// On the runtime that will accept.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self(sys::register(listener)?))
+    }
+
+    pub async fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|listener| listener.get_ref().accept()) {
+                Ok(outcome) => return outcome,
+                Err(_would_block) => continue,
+            }
+        }
+    }
+
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
+    }
+}
+
+/// Registers an accepted descriptor with the current worker's runtime.
+pub fn adopt(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    let stream = TcpStream::from_std(stream)?;
+    tune(&stream, &KEEPALIVE);
+    Ok(stream)
+}
+
+/// Dials; the caller bounds the time.
+pub async fn connect(address: SocketAddr, keepalive: &Keepalive) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    let stream = socket.connect(address).await?;
+    tune(&stream, keepalive);
+    Ok(stream)
+}
+
+/// Failures are ignored: a connection without these options still carries bytes, and a peer that has just gone away makes
+/// every one of them fail.
+fn tune(stream: &TcpStream, keepalive: &Keepalive) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let probes =
+        TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes);
+    let _ = socket.set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
+}
+
+/// Where the client meant to go before the redirect brought it here. `None`: it was not redirected.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let local = stream.local_addr().ok()?;
+    let socket = SockRef::from(stream);
+    let address = match local {
+        SocketAddr::V4(_) => socket.original_dst_v4().ok()?,
+        SocketAddr::V6(_) => socket.original_dst_v6().ok()?,
+    };
+    address.as_socket().filter(|original| *original != local)
+}
+
+/// Whether an idle connection is still of use: no end, no error, and no byte, which a server that owes no answer cannot
+/// send in good faith. Does not consume anything and does not wait.
+pub fn is_quiet(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    match SockRef::from(stream).peek(&mut byte) {
+        Ok(_) => false,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// How many bytes the other end's kernel has acknowledged; `None` where this kernel does not say.
+pub fn bytes_acked(stream: &TcpStream) -> Option<u64> {
+    sys::bytes_acked(stream)
+}
+
+/// Makes the close a reset: for ends that must not look clean.
+pub fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
 
 /// Every byte stream that a connection can be.
 pub enum Io {
@@ -18,6 +150,18 @@ pub enum Io {
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     /// In-process pipe, for tests of whole meshes.
     Memory(DuplexStream),
+}
+
+impl Io {
+    /// The socket below, if there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::TlsServer(stream) => Some(stream.get_ref().0),
+            Self::TlsClient(stream) => Some(stream.get_ref().0),
+            Self::Memory(_) => None,
+        }
+    }
 }
 
 macro_rules! each {
@@ -50,3 +194,16 @@ impl AsyncWrite for Io {
         each!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 }
+
+/// The kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// For connections that others opened; those that we open follow their policy.
+const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 3 };
+
+/// Unacknowledged bytes for this long mean that the path is gone (research: connection.keepalive).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that the kernel holds unsent at most before it stops saying "writable": what waits in the proxy can still be
+/// ordered, what waits in the kernel cannot.
+const NOTSENT_LOWAT: u32 = 32 * 1024;

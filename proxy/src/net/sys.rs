@@ -1,0 +1,48 @@
+//! The three calls that no safe crate offers. It must never hold a pointer longer than one call.
+#![allow(unsafe_code)] // getsockopt(TCP_INFO), setpriority and a borrowed descriptor in a poller have no safe form here.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+
+/// Puts a listener into the current runtime's poller without making its connections tokio's.
+pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a `TcpListener` owns its descriptor, always names the same one, and closes it only when dropped, which
+    // `AsyncFd` does after taking it out of the poller.
+    unsafe { AsyncFd::register(listener) }.map_err(Into::into)
+}
+
+/// `tcpi_bytes_acked` of TCP_INFO (Linux 4.1).
+pub(super) fn bytes_acked(stream: &TcpStream) -> Option<u64> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while `stream` is borrowed; the kernel writes at most `length` bytes into `info`.
+    let outcome = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    if outcome != 0 || (length as usize) < needed {
+        return None;
+    }
+    // SAFETY: zeroed to begin with, and every bit pattern is a valid `tcp_info` of integers.
+    Some(unsafe { info.assume_init() }.tcpi_bytes_acked)
+}
+
+/// Makes the calling thread nicer to the others, so that telemetry and control never delay a request.
+pub fn lower_priority(nice: i32) -> io::Result<()> {
+    // SAFETY: no pointers; 0 means the calling thread on Linux.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
