@@ -5,6 +5,8 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub mod big_read;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
+use crate::net::big_read::BigRead;
 pub use crate::net::sys::lower_priority;
 
 /// A listening socket. With `Share::Workers` each worker binds one of its own to the same address and the kernel spreads
@@ -146,8 +149,8 @@ pub fn reset_on_close(stream: &TcpStream) {
 /// Every byte stream that a connection can be.
 pub enum Io {
     Tcp(TcpStream),
-    TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
-    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    TlsServer(Box<tokio_rustls::server::TlsStream<BigRead<TcpStream>>>),
+    TlsClient(Box<tokio_rustls::client::TlsStream<BigRead<TcpStream>>>),
     /// In-process pipe, for tests of whole meshes.
     Memory(DuplexStream),
 }
@@ -157,8 +160,8 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::TlsServer(stream) => Some(stream.get_ref().0),
-            Self::TlsClient(stream) => Some(stream.get_ref().0),
+            Self::TlsServer(stream) => Some(stream.get_ref().0.io()),
+            Self::TlsClient(stream) => Some(stream.get_ref().0.io()),
             Self::Memory(_) => None,
         }
     }
@@ -184,6 +187,23 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Io::Tcp(io) => io.is_write_vectored(),
+            Io::TlsServer(io) => io.is_write_vectored(),
+            Io::TlsClient(io) => io.is_write_vectored(),
+            Io::Memory(io) => io.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
