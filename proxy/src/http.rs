@@ -54,6 +54,21 @@ impl Interim {
     }
 }
 
+/// Why an exchange with an upstream gave no answer, and what is known about the request's fate.
+pub struct SendError<'c> {
+    pub reason: Reason,
+    /// For people: what the peer or the kernel said.
+    pub detail: String,
+    /// Proven never to have been processed: nothing was written, or the peer said so (REFUSED_STREAM, GOAWAY below it).
+    pub never_processed: bool,
+    /// Whether a byte of the request may have left.
+    pub written: bool,
+    /// Whether a byte of an answer came.
+    pub answered: bool,
+    /// The request's body, if nothing was taken from it.
+    pub body: Option<Body<'c>>,
+}
+
 /// How an exchange ended, as the server connection saw it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct End {
