@@ -1,1 +1,309 @@
-//! (to be written)
+//! What lies under an HTTP/2 connection: writes that only append, and one flusher that writes what has come together. The
+//! h2 crate writes and flushes every DATA frame by itself, so without this 32 ready answers were 32 TLS records and 32
+//! writes. It must never hold more than `CAP` bytes, nor keep an error of the flusher from the connection.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::task::ready;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+/// Bytes that may wait for the flusher; with more, a write is pending. Four full TLS records.
+pub const CAP: usize = 64 * 1024;
+/// Bytes that one turn of the connection may read. More would let one connection hold its worker, and would put more small
+/// DATA frames at once before the streams than the h2 crate's budget for unread frames allows.
+const TURN: usize = 64 * 1024;
+/// Buffers that a thread keeps for reuse: as many connections as are mid-flush at once.
+const SPARES: usize = 16;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The stream as the h2 connection has it. Must be made inside a `LocalSet`: the flusher is a local task. Dropping it writes
+/// once more what waits, without waiting for room, and closes.
+pub struct HopIo<T> {
+    shared: Rc<RefCell<Shared<T>>>,
+    turn: usize,
+}
+
+struct Shared<T> {
+    io: T,
+    out: Vec<u8>,
+    /// How much of `out` is written.
+    at: usize,
+    state: State,
+    error: Option<io::Error>,
+    /// The flusher, when it has nothing to do.
+    flusher: Option<Waker>,
+    /// The flusher, when the stream has no room.
+    stalled: Option<Waker>,
+    /// The connection, when it waits for room or for the end of a shutdown.
+    writer: Option<Waker>,
+    /// The connection, when it waits for bytes: an error of the flusher must reach it there too.
+    reader: Option<Waker>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The connection asked for a shutdown: write all, then end the stream.
+    Ending,
+    /// The flusher is done, well or not.
+    Ended,
+    /// The connection is gone.
+    Dropped,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
+    pub fn new(io: T) -> Self {
+        let shared = Rc::new(RefCell::new(Shared {
+            io,
+            out: Vec::new(),
+            at: 0,
+            state: State::Open,
+            error: None,
+            flusher: None,
+            stalled: None,
+            writer: None,
+            reader: None,
+        }));
+        tokio::task::spawn_local(flush(Rc::clone(&shared)));
+        Self { shared, turn: 0 }
+    }
+}
+
+/// The flusher: sleeps until something was appended, lets the tasks that are queued already append theirs, writes it all.
+async fn flush<T: AsyncWrite + Unpin>(shared: Rc<RefCell<Shared<T>>>) {
+    loop {
+        poll_fn(|cx| shared.borrow_mut().poll_work(cx)).await;
+        if shared.borrow().state == State::Open {
+            after_queued().await;
+        }
+        let result = poll_fn(|cx| shared.borrow_mut().poll_write_out(cx)).await;
+        let mut shared = shared.borrow_mut();
+        let done = shared.state != State::Open;
+        if let Err(error) = result {
+            shared.error = Some(error);
+        } else if !done {
+            continue;
+        }
+        shared.state = State::Ended;
+        shared.give_back();
+        wake(&mut shared.writer);
+        wake(&mut shared.reader);
+        return;
+    }
+}
+
+/// Once to the tail of the task queue. Not `yield_now`, which would wait for a look at every socket too.
+async fn after_queued() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl<T> Shared<T> {
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at < self.out.len() || self.state != State::Open {
+            return Poll::Ready(());
+        }
+        keep(&mut self.flusher, cx);
+        Poll::Pending
+    }
+
+    /// Room for more, or why there will be none.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(error) = &self.error {
+            return Poll::Ready(Err(again(error)));
+        }
+        if self.state != State::Open {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let waiting = self.out.len() - self.at;
+        if waiting >= CAP {
+            keep(&mut self.writer, cx);
+            return Poll::Pending;
+        }
+        if self.out.capacity() == 0 {
+            self.out = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(CAP));
+        }
+        if self.at > 0 && self.out.len() + CAP - waiting > self.out.capacity() {
+            self.out.drain(..self.at);
+            self.at = 0;
+        }
+        Poll::Ready(Ok(CAP - waiting))
+    }
+
+    fn give_back(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        self.at = 0;
+        if out.capacity() > 0 && out.capacity() <= 2 * CAP {
+            out.clear();
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < SPARES {
+                    spare.push(out);
+                }
+            });
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Shared<T> {
+    /// Writes everything, and ends the stream if that was asked for.
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = self.poll_write_some(cx);
+        if result.is_pending() {
+            if self.state == State::Dropped {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            keep(&mut self.stalled, cx);
+        }
+        result
+    }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.at < self.out.len() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.at..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.at += n;
+            wake(&mut self.writer);
+        }
+        self.give_back();
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        if self.state == State::Ending {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for HopIo<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.turn >= TURN {
+            this.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut shared = this.shared.borrow_mut();
+        let before = buf.filled().len();
+        let result = Pin::new(&mut shared.io).poll_read(cx, buf);
+        if result.is_ready() {
+            this.turn += buf.filled().len() - before;
+        } else {
+            this.turn = 0;
+            keep(&mut shared.reader, cx);
+        }
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut shared = self.shared.borrow_mut();
+        let room = ready!(shared.poll_room(cx))?;
+        let n = room.min(buf.len());
+        shared.out.extend_from_slice(&buf[..n]);
+        wake(&mut shared.flusher);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut shared = self.shared.borrow_mut();
+        let room = ready!(shared.poll_room(cx))?;
+        let mut left = room;
+        for buf in bufs {
+            let n = left.min(buf.len());
+            shared.out.extend_from_slice(&buf[..n]);
+            left -= n;
+        }
+        wake(&mut shared.flusher);
+        Poll::Ready(Ok(room - left))
+    }
+
+    /// So that h2 hands over a frame's payload where it lies instead of copying it into a buffer of its own first.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Does nothing: the flusher writes when everybody who is ready has appended.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.shared.borrow().error {
+            Some(error) => Poll::Ready(Err(again(error))),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.borrow_mut();
+        if let Some(error) = &shared.error {
+            return Poll::Ready(Err(again(error)));
+        }
+        match shared.state {
+            State::Ended => return Poll::Ready(Ok(())),
+            State::Open => {
+                shared.state = State::Ending;
+                wake(&mut shared.flusher);
+            }
+            State::Ending | State::Dropped => {}
+        }
+        keep(&mut shared.writer, cx);
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for HopIo<T> {
+    fn drop(&mut self) {
+        let mut shared = self.shared.borrow_mut();
+        if shared.state != State::Ended {
+            shared.state = State::Dropped;
+            wake(&mut shared.flusher);
+            wake(&mut shared.stalled);
+        }
+    }
+}
+
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+fn wake(slot: &mut Option<Waker>) {
+    if let Some(waker) = slot.take() {
+        waker.wake();
+    }
+}
+
+/// The flusher's error once more, for each who asks.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
