@@ -146,6 +146,11 @@ pub fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// Refuses an accepted connection with a reset.
+pub fn refuse(stream: std::net::TcpStream) {
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Every byte stream that a connection can be.
 pub enum Io {
     Tcp(TcpStream),
