@@ -1,1 +1,237 @@
-//! (to be written)
+//! The certificate authority: its own P-256 root in the state folder, short leaves, and a rotation that nobody notices.
+//!
+//! It must never mint a second root while proxies trust a first one that is only mislaid, never sign past its own end,
+//! and never drop an anchor while a leaf that chains to it may still be valid.
+
+mod csr;
+mod roots;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use parking_lot::Mutex;
+use rcgen::CertificateParams;
+use rcgen::DistinguishedName;
+use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::KeyPair;
+use rcgen::KeyUsagePurpose;
+use rcgen::PublicKeyData;
+use rcgen::SanType;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use crate::ca::roots::Roots;
+use crate::error::Error;
+use crate::folder;
+use crate::folder::Access;
+use crate::folder::Folder;
+
+pub use crate::ca::csr::CSR_MAX;
+pub use crate::ca::csr::CsrError;
+pub use crate::ca::csr::PublicKey;
+
+/// Keys of every root that still signs, and the anchors that are still trusted. 0600.
+pub const ROOTS_FILE: &str = "ca.json";
+/// What proxies are started with: every trusted anchor, PEM.
+pub const ANCHOR_FILE: &str = "trust-anchor.pem";
+/// The same for people and tools: generation, hashes, roles, ends.
+pub const TRUST_FILE: &str = "trust.json";
+/// Whoever may write into the state folder may ask for a rotation by leaving this file.
+pub const ROTATE_FILE: &str = "rotate-root.request";
+
+/// Long enough for a renewal in the second half of a leaf's life to meet one outage of hours.
+pub const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
+/// A shorter leaf would be renewed faster than a rotation or a test can observe.
+pub const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
+/// A longer one outlives the reason to have short leaves.
+pub const LEAF_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Leaves are valid from a minute before they are made, for peers whose clock is behind (reliability: F8).
+const SKEW: Duration = Duration::from_secs(60);
+
+pub struct Settings {
+    pub trust_domain: String,
+    pub leaf_ttl: Duration,
+    /// Further places where the anchors are published (the volume that proxies mount).
+    pub publish: Vec<PathBuf>,
+}
+
+pub struct Ca {
+    folder: Folder,
+    settings: Settings,
+    roots: Mutex<Roots>,
+    trust: watch::Sender<Arc<Trust>>,
+}
+
+/// The anchors that this mesh trusts now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    pub trust_domain: Arc<str>,
+    /// Grows with each change of the anchors or of the root that issues.
+    pub generation: u64,
+    /// DER, the issuing root first.
+    pub anchors: Vec<Vec<u8>>,
+}
+
+/// A certificate and what leads from it to an anchor.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// Leaf first; while a rotation lasts, then the new root as the old one signed it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When it was made; the certificate itself is valid from a minute earlier.
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
+}
+
+impl Ca {
+    /// Reads the roots, or makes the first one where nothing was ever published.
+    pub fn open(folder: Folder, settings: Settings, now: SystemTime) -> Result<Ca, Error> {
+        if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&settings.leaf_ttl) {
+            return Err(Error::Usage(format!(
+                "leaf lifetime {:?} is outside {LEAF_TTL_MIN:?} to {LEAF_TTL_MAX:?}",
+                settings.leaf_ttl
+            )));
+        }
+        let path = folder.path(ROOTS_FILE);
+        let mut roots = match folder.read(ROOTS_FILE)? {
+            Some(bytes) => Roots::parse(&bytes).map_err(|why| Error::content(&path, why))?,
+            None => {
+                let published = [folder.path(ANCHOR_FILE), folder.path(TRUST_FILE)];
+                let published = published.iter().chain(&settings.publish);
+                if let Some(anchor) = published.into_iter().find(|anchor| anchor.exists()) {
+                    return Err(Error::RootLost { root: path, anchor: anchor.clone() });
+                }
+                Roots::first(&settings.trust_domain, now)?
+            }
+        };
+        if roots.trust_domain != settings.trust_domain {
+            return Err(Error::OtherTrustDomain { path, held: roots.trust_domain, asked: settings.trust_domain });
+        }
+        roots.will_issue_for(settings.leaf_ttl);
+        let trust = watch::Sender::new(Arc::new(roots.trust()));
+        let ca = Ca { folder, settings, roots: Mutex::new(roots), trust };
+        ca.keep(&ca.roots.lock())?;
+        Ok(ca)
+    }
+
+    /// The anchors, live.
+    pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+
+    pub fn leaf_ttl(&self) -> Duration {
+        self.settings.leaf_ttl
+    }
+
+    /// What is under way, for people.
+    pub fn rotation(&self) -> Option<String> {
+        self.roots.lock().rotation()
+    }
+
+    /// When the issuing root ends.
+    pub fn root_not_after(&self) -> SystemTime {
+        self.roots.lock().issuing().not_after()
+    }
+
+    /// Certifies that whoever holds `key` is the workload `namespace`/`service_account`.
+    pub fn issue(
+        &self,
+        key: &impl PublicKeyData,
+        namespace: &str,
+        service_account: &str,
+        now: SystemTime,
+    ) -> Result<Issued, Error> {
+        let id = format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.settings.trust_domain);
+        let roots = self.roots.lock();
+        let root = roots.issuing();
+        if root.not_after() <= now {
+            return Err(Error::RootExpired);
+        }
+        let not_after = (now + self.settings.leaf_ttl).min(root.not_after());
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // X509-SVID section 2: exactly one URI SAN; RFC 5280 section 4.2.1.6: critical, as the subject is empty.
+        params.subject_alt_names = vec![SanType::URI(id.try_into().map_err(sign)?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = (now - SKEW).into();
+        params.not_after = not_after.into();
+        params.serial_number = Some(roots::serial()?);
+        let leaf = params.signed_by(key, &root.issuer()?).map_err(sign)?;
+        let mut chain = vec![leaf.der().clone()];
+        chain.extend(root.cross()?);
+        Ok(Issued { chain, not_before: now, not_after })
+    }
+
+    /// A fresh key with its certificate, for the control plane's own socket.
+    pub fn issue_own(&self, namespace: &str, now: SystemTime) -> Result<(KeyPair, Issued), Error> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(sign)?;
+        let issued = self.issue(&key, namespace, "leno-control-plane", now)?;
+        Ok((key, issued))
+    }
+
+    /// Begins a rotation: a new root that is trusted beside the old one and does not issue yet.
+    pub fn rotate(&self, now: SystemTime) -> Result<(), Error> {
+        self.change(|roots| roots.rotate(now).map(|()| true))
+    }
+
+    /// Moves a rotation on. `trusted_everywhere`: every open session has applied the present anchors.
+    /// True when something changed.
+    pub fn step(&self, now: SystemTime, trusted_everywhere: bool) -> Result<bool, Error> {
+        let mut changed = false;
+        self.change(|roots| {
+            changed = roots.step(now, trusted_everywhere);
+            Ok(changed)
+        })?;
+        Ok(changed)
+    }
+
+    /// Takes a request that was left in the state folder. True when there was one.
+    pub fn take_request(&self) -> Result<bool, Error> {
+        if !self.folder.path(ROTATE_FILE).exists() {
+            return Ok(false);
+        }
+        self.folder.remove(ROTATE_FILE)?;
+        Ok(true)
+    }
+
+    /// Changes a copy, keeps it on disk, and only then lets it speak: a crash in between leaves what was.
+    fn change(&self, edit: impl FnOnce(&mut Roots) -> Result<bool, Error>) -> Result<(), Error> {
+        let mut roots = self.roots.lock();
+        let mut next = roots.clone();
+        if !edit(&mut next)? {
+            return Ok(());
+        }
+        next.generation += 1;
+        self.keep(&next)?;
+        *roots = next;
+        self.trust.send_replace(Arc::new(roots.trust()));
+        Ok(())
+    }
+
+    /// Keys first, then what is published: an anchor is never out before the key behind it is safe.
+    fn keep(&self, roots: &Roots) -> Result<(), Error> {
+        self.folder.write(ROOTS_FILE, Access::Private, &roots.encode())?;
+        let anchors = roots.anchors_pem();
+        self.folder.write(ANCHOR_FILE, Access::Public, anchors.as_bytes())?;
+        self.folder.write(TRUST_FILE, Access::Public, roots.describe().as_bytes())?;
+        for place in &self.settings.publish {
+            folder::write(place, Access::Public, anchors.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn sign(error: rcgen::Error) -> Error {
+    Error::Sign(error.to_string())
+}
+
+/// Whole seconds since 1970; a clock before that is taken as 1970.
+pub(crate) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

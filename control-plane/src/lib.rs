@@ -6,6 +6,7 @@ pub mod ca;
 pub mod compile;
 pub mod config;
 pub mod error;
+pub mod folder;
 pub mod index;
 pub mod metrics;
 pub mod object;
@@ -14,3 +15,6 @@ pub mod reconcile;
 pub mod source;
 pub mod status;
 pub mod token;
+
+#[cfg(test)]
+mod testing;

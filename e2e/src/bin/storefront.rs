@@ -1,0 +1,257 @@
+//! The demo's applications, one role a process: plain HTTP/1.1 and gRPC programs that know nothing of Leno. They must never
+//! name it; all they do for tracing is to pass `traceparent` and its kin on.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use clap::Parser;
+use clap::ValueEnum;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use leno_e2e::http::Client;
+use leno_e2e::http::get;
+use leno_e2e::orders;
+use leno_e2e::orders::orders_client::OrdersClient;
+use leno_e2e::orders::orders_server::OrdersServer;
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+
+#[derive(Parser)]
+struct Options {
+    #[arg(long)]
+    role: Role,
+    #[arg(long)]
+    listen: SocketAddr,
+    /// What a catalog calls itself.
+    #[arg(long, default_value = "v1")]
+    version: String,
+    /// Of a flaky role's answers, how many in a hundred are 503.
+    #[arg(long, default_value_t = 10)]
+    fail_percent: u64,
+    /// Where the web role finds the others: its sidecar's listeners.
+    #[arg(long)]
+    catalog: Option<SocketAddr>,
+    #[arg(long)]
+    pricing: Option<SocketAddr>,
+    #[arg(long)]
+    orders: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Front door: asks catalog, pricing and orders for each page.
+    Web,
+    /// HTTP/1.1, in two versions.
+    Catalog,
+    /// HTTP/1.1, flaky on purpose.
+    Pricing,
+    /// gRPC.
+    Orders,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    match options.role {
+        Role::Orders => serve_orders(options.listen).await,
+        Role::Web | Role::Catalog | Role::Pricing => serve_http(options).await,
+    }
+}
+
+type Request = hyper::Request<hyper::body::Incoming>;
+type Answer = hyper::Response<Full<Bytes>>;
+
+struct App {
+    options: Options,
+    served: AtomicU64,
+    catalog: Pool,
+    pricing: Pool,
+    orders: Option<OrdersClient<Channel>>,
+}
+
+async fn serve_http(options: Options) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(options.listen).await?;
+    let orders =
+        options.orders.map(|a| Endpoint::from_shared(format!("http://{a}")).map(|e| e.connect_lazy())).transpose()?;
+    let app = Rc::new(App {
+        served: AtomicU64::new(0),
+        catalog: Pool::new(options.catalog),
+        pricing: Pool::new(options.pricing),
+        orders: orders.map(OrdersClient::new),
+        options,
+    });
+    tokio::task::LocalSet::new()
+        .run_until(async move {
+            loop {
+                let (socket, _) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                let app = app.clone();
+                tokio::task::spawn_local(async move {
+                    let service = hyper::service::service_fn(move |request| {
+                        let app = app.clone();
+                        async move { Ok::<_, Infallible>(app.answer(&request).await) }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), service)
+                        .await;
+                });
+            }
+        })
+        .await
+}
+
+impl App {
+    async fn answer(&self, request: &Request) -> Answer {
+        let number = self.served.fetch_add(1, Ordering::Relaxed);
+        match self.options.role {
+            Role::Catalog => {
+                let version = &self.options.version;
+                reply(
+                    200,
+                    &[("x-catalog-version", version)],
+                    format!("{{\"items\":[\"mug\",\"scarf\"],\"version\":\"{version}\"}}\n"),
+                )
+            }
+            // Spread evenly: every hundred answers hold exactly the asked number of failures.
+            Role::Pricing if number * 37 % 100 < self.options.fail_percent => {
+                reply(503, &[], "till is jammed\n".to_owned())
+            }
+            Role::Pricing => reply(200, &[], "{\"cents\":1200}\n".to_owned()),
+            Role::Web | Role::Orders => match self.page(request).await {
+                Ok((version, page)) => reply(200, &[("x-catalog-version", &version)], page),
+                Err(said) => reply(502, &[("x-storefront-error", &said)], format!("{said}\n")),
+            },
+        }
+    }
+
+    async fn page(&self, request: &Request) -> Result<(String, String), String> {
+        let trace = trace_headers(request);
+        let catalog = self.catalog.get("catalog", "/items", &trace).await?;
+        let price = self.pricing.get("pricing", "/price", &trace).await?;
+        let order = self.order(&trace).await?;
+        let version =
+            catalog.headers().get("x-catalog-version").map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        let text = |body: &Bytes| String::from_utf8_lossy(body).trim().to_owned();
+        let page = format!(
+            "{{\"catalog\":{},\"price\":{},\"order\":\"{order}\"}}\n",
+            text(catalog.body()),
+            text(price.body())
+        );
+        Ok((version.unwrap_or_default(), page))
+    }
+
+    async fn order(&self, trace: &[(String, String)]) -> Result<String, String> {
+        let mut client = self.orders.clone().ok_or("orders: no address given")?;
+        let mut request = tonic::Request::new(orders::PlaceRequest { item: "mug".to_owned() });
+        for (name, value) in trace {
+            let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value.parse()) {
+                request.metadata_mut().insert(name, value);
+            }
+        }
+        let answer = client.place(request).await.map_err(|status| {
+            let reason = status.metadata().get("leno-reason").and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+            format!("orders: {:?} {} ({reason})", status.code(), status.message())
+        })?;
+        Ok(answer.into_inner().order)
+    }
+}
+
+/// Idle connections to one address; as many as there are requests at once.
+struct Pool {
+    address: Option<SocketAddr>,
+    idle: RefCell<Vec<Client>>,
+}
+
+impl Pool {
+    fn new(address: Option<SocketAddr>) -> Self {
+        Self { address, idle: RefCell::default() }
+    }
+
+    async fn get(
+        &self,
+        host: &str,
+        path: &str,
+        headers: &[(String, String)],
+    ) -> Result<hyper::Response<Bytes>, String> {
+        let address = self.address.ok_or_else(|| format!("{host}: no address given"))?;
+        let idle = self.idle.borrow_mut().pop();
+        let mut client = idle.unwrap_or_else(|| Client::new(address));
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let request = get(host, path, &headers).map_err(|e| e.to_string())?;
+        let answer = client.send(request).await.map_err(|e| format!("{host}: {e:#}"))?;
+        self.idle.borrow_mut().push(client);
+        if !answer.status().is_success() {
+            let reason = answer.headers().get("leno-reason").and_then(|v| v.to_str().ok()).unwrap_or("its own");
+            return Err(format!("{host}: {} ({reason})", answer.status()));
+        }
+        Ok(answer)
+    }
+}
+
+/// What a traced application passes on.
+fn trace_headers(request: &Request) -> Vec<(String, String)> {
+    let names = [
+        "traceparent",
+        "tracestate",
+        "b3",
+        "x-b3-traceid",
+        "x-b3-spanid",
+        "x-b3-parentspanid",
+        "x-b3-sampled",
+        "x-b3-flags",
+    ];
+    let value = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+    names.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?))).collect()
+}
+
+fn reply(status: u16, headers: &[(&str, &str)], body: String) -> Answer {
+    let mut answer = hyper::Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in headers {
+        let name = hyper::header::HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, hyper::header::HeaderValue::from_str(value)) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    answer
+}
+
+async fn serve_orders(listen: SocketAddr) -> anyhow::Result<()> {
+    tonic::transport::Server::builder().add_service(OrdersServer::new(Desk::default())).serve(listen).await?;
+    Ok(())
+}
+
+#[derive(Default)]
+struct Desk(AtomicU64);
+
+#[tonic::async_trait]
+impl orders::orders_server::Orders for Desk {
+    async fn place(
+        &self,
+        request: tonic::Request<orders::PlaceRequest>,
+    ) -> tonic::Result<tonic::Response<orders::PlaceResponse>> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        let item = request.into_inner().item;
+        Ok(tonic::Response::new(orders::PlaceResponse { order: format!("{item}-{number}") }))
+    }
+
+    type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = tonic::Result<orders::Tick>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: tonic::Request<orders::WatchRequest>,
+    ) -> tonic::Result<tonic::Response<Self::WatchStream>> {
+        let orders::WatchRequest { count, bytes } = request.into_inner();
+        let padding = vec![b'x'; bytes.min(1 << 20) as usize];
+        let ticks = (0..count).map(move |number| Ok(orders::Tick { number, padding: padding.clone() }));
+        Ok(tonic::Response::new(Box::pin(tokio_stream::iter(ticks))))
+    }
+}
