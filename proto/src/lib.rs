@@ -5,6 +5,8 @@
 //! - `identity`: SPIFFE ids. `key`: the names of resources. `hash`: versions.
 //! - `convert`: wire to model and back. `wire`: the generated messages and services.
 
+pub mod hash;
 pub mod identity;
+pub mod key;
 pub mod policy;
 pub mod request;
