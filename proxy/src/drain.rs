@@ -1,1 +1,105 @@
-//! (to be written)
+//! Shutdown in phases whose times follow from the pod's grace period: no knobs. Every connection watches the phase. It must
+//! never go back a phase.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::watch;
+
+/// How far the proxy's end has come. The order is the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Serving,
+    /// Not ready any more, and serving as before while the news travels to the clients.
+    LameDuck,
+    /// Requests under way finish; connections are told to go elsewhere.
+    Draining,
+    /// What is left is cut.
+    Forced,
+}
+
+/// When each phase begins, counted from the start of the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    pub draining: Duration,
+    pub forced: Duration,
+}
+
+/// EndpointSlices reach the other sidecars within this time.
+const NEWS_TRAVELS: Duration = Duration::from_secs(5);
+
+/// Kept free at the end: telemetry is flushed, and the kubelet's own clock is a little ahead of ours.
+const RESERVE: Duration = Duration::from_secs(2);
+
+impl Times {
+    /// Draining after 5 s, or a quarter of a shorter grace period; forced 2 s, or a tenth, before its end.
+    pub fn from_grace(grace: Duration) -> Self {
+        let forced = grace.saturating_sub(RESERVE.min(grace / 10));
+        Self { draining: NEWS_TRAVELS.min(grace / 4), forced }
+    }
+
+    /// When one connection is told to go: spread over the first half of the draining phase, so that clients do not all
+    /// come back at once elsewhere.
+    pub fn notice(&self, rng: &mut impl Rng) -> Duration {
+        let half = (self.forced.saturating_sub(self.draining)) / 2;
+        half.mul_f64(rng.next_u32() as f64 / f64::from(u32::MAX))
+    }
+}
+
+/// The one who may begin it.
+#[derive(Debug)]
+pub struct Drain {
+    phase: watch::Sender<Phase>,
+}
+
+/// The ones who must notice. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Watch(watch::Receiver<Phase>);
+
+pub fn channel() -> (Drain, Watch) {
+    let (phase, watch) = watch::channel(Phase::Serving);
+    (Drain { phase }, Watch(watch))
+}
+
+impl Drain {
+    /// Enters the phase; an earlier one than the present is ignored.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let forward = phase > *current;
+            *current = phase.max(*current);
+            forward
+        });
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch(self.phase.subscribe())
+    }
+
+    /// Runs the phases to the last. Dropped before, it leaves the phase where it is.
+    pub async fn run(&self, times: Times) {
+        let start = tokio::time::Instant::now();
+        self.enter(Phase::LameDuck);
+        tokio::time::sleep_until(start + times.draining).await;
+        self.enter(Phase::Draining);
+        tokio::time::sleep_until(start + times.forced).await;
+        self.enter(Phase::Forced);
+    }
+}
+
+impl Watch {
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Returns once the phase is `phase` or a later one. Where the `Drain` is gone, the proxy ends: that is `Forced`.
+    pub async fn reached(&mut self, phase: Phase) {
+        let _ = self.0.wait_for(|current| *current >= phase).await;
+    }
+}

@@ -1,0 +1,62 @@
+//! Phases and their times.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn times_follow_from_the_grace_period() {
+    assert_eq!(Times::from_grace(seconds(30)), Times { draining: seconds(5), forced: seconds(28) });
+    assert_eq!(Times::from_grace(seconds(10)), Times { draining: Duration::from_millis(2500), forced: seconds(9) });
+    assert_eq!(Times::from_grace(Duration::ZERO), Times { draining: Duration::ZERO, forced: Duration::ZERO });
+    let long = Times::from_grace(seconds(3600));
+    assert_eq!(long, Times { draining: seconds(5), forced: seconds(3598) });
+}
+
+#[test]
+fn notices_are_spread_over_half_of_the_draining_phase() {
+    let times = Times::from_grace(seconds(30));
+    let mut rng = StdRng::seed_from_u64(5);
+    let notices: Vec<Duration> = (0..1000).map(|_| times.notice(&mut rng)).collect();
+    let half = (times.forced - times.draining) / 2;
+    assert!(notices.iter().all(|n| *n <= half));
+    assert!(notices.iter().filter(|n| **n < half / 2).count().abs_diff(500) < 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn phases_come_in_order_and_at_their_times() {
+    let (drain, mut watch) = channel();
+    assert_eq!(watch.phase(), Phase::Serving);
+    let start = tokio::time::Instant::now();
+    let run = drain.run(Times::from_grace(seconds(30)));
+    let observe = async {
+        let mut seen = Vec::new();
+        for phase in [Phase::LameDuck, Phase::Draining, Phase::Forced] {
+            watch.reached(phase).await;
+            seen.push(start.elapsed().as_secs());
+        }
+        seen
+    };
+    let ((), seen) = tokio::join!(run, observe);
+    assert_eq!(seen, [0, 5, 28]);
+}
+
+#[tokio::test]
+async fn a_phase_never_goes_back() {
+    let (drain, watch) = channel();
+    drain.enter(Phase::Draining);
+    drain.enter(Phase::LameDuck);
+    assert_eq!(watch.phase(), Phase::Draining);
+}
+
+#[tokio::test]
+async fn who_waits_does_not_wait_for_ever_when_the_proxy_is_gone() {
+    let (drain, mut watch) = channel();
+    drop(drain);
+    watch.reached(Phase::Forced).await;
+}
