@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod config;
 pub mod control;
 pub mod drain;
+pub mod edge;
 pub mod error;
 pub mod gate;
 pub mod http;

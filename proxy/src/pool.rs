@@ -1,1 +1,2 @@
-//! (to be written)
+//! Connections to endpoints. (to be written)
+pub mod shelf;
