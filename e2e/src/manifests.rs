@@ -24,8 +24,21 @@ pub struct Pod {
     pub address: Ipv4Addr,
     /// Services that it calls, each through a listener of its sidecar.
     pub calls: Vec<String>,
-    /// Whether there is an application to be called.
-    pub serves: bool,
+    /// What is to be called there.
+    pub application: Application,
+    /// `appProtocol` of its Service's port; `None`: undeclared.
+    pub protocol: Option<&'static str>,
+}
+
+/// What runs behind the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Application {
+    /// Nothing: the pod only calls.
+    None,
+    /// The storefront's program, in the role that the service's name says.
+    Storefront,
+    /// Something that a test starts itself, on the pod's address.
+    Foreign,
 }
 
 impl Pod {
@@ -39,6 +52,15 @@ impl Pod {
         Some((IpAddr::V4(self.address), OUTBOUND + number as u16).into())
     }
 
+    pub fn serves(&self) -> bool {
+        self.application != Application::None
+    }
+
+    /// Where its application listens.
+    pub fn app(&self) -> std::net::SocketAddr {
+        (IpAddr::V4(self.address), APP).into()
+    }
+
     pub fn status(&self) -> std::net::SocketAddr {
         (IpAddr::V4(self.address), STATUS).into()
     }
@@ -48,7 +70,7 @@ impl Pod {
 pub fn storefront(network: Ipv4Addr) -> Vec<Pod> {
     let [a, b, c, _] = network.octets();
     let mut pods = Vec::new();
-    let mut add = |name: &str, service: &str, version: Option<&str>, calls: &[&str], serves: bool| {
+    let mut add = |name: &str, service: &str, version: Option<&str>, calls: &[&str], application: Application| {
         let address = Ipv4Addr::new(a, b, c, 11 + pods.len() as u8);
         pods.push(Pod {
             name: name.to_owned(),
@@ -56,23 +78,25 @@ pub fn storefront(network: Ipv4Addr) -> Vec<Pod> {
             version: version.map(str::to_owned),
             address,
             calls: calls.iter().map(|s| (*s).to_owned()).collect(),
-            serves,
+            application,
+            protocol: Some(if service == "orders" { "kubernetes.io/h2c" } else { "http" }),
         });
     };
-    add("web-0", "web", None, &["catalog", "pricing", "orders"], true);
-    add("catalog-v1-0", "catalog", Some("v1"), &[], true);
-    add("catalog-v1-1", "catalog", Some("v1"), &[], true);
-    add("catalog-v2-0", "catalog", Some("v2"), &[], true);
-    add("pricing-0", "pricing", None, &[], true);
-    add("orders-0", "orders", None, &[], true);
-    add("shopper-0", "shopper", None, &["web"], false);
-    add("stranger-0", "stranger", None, &["orders", "web"], false);
+    let (app, none) = (Application::Storefront, Application::None);
+    add("web-0", "web", None, &["catalog", "pricing", "orders"], app);
+    add("catalog-v1-0", "catalog", Some("v1"), &[], app);
+    add("catalog-v1-1", "catalog", Some("v1"), &[], app);
+    add("catalog-v2-0", "catalog", Some("v2"), &[], app);
+    add("pricing-0", "pricing", None, &[], app);
+    add("orders-0", "orders", None, &[], app);
+    add("shopper-0", "shopper", None, &["web"], none);
+    add("stranger-0", "stranger", None, &["orders", "web"], none);
     pods
 }
 
 pub const NAMESPACE: &str = "shop";
 
-/// Writes the whole folder: the mesh, a file a service, the routes and policies.
+/// Writes the mesh and a file a service.
 pub fn write(folder: &Path, pods: &[Pod]) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("00-mesh.yaml"), mesh())?;
@@ -82,10 +106,16 @@ pub fn write(folder: &Path, pods: &[Pod]) -> anyhow::Result<()> {
         let members: Vec<&Pod> = pods.iter().filter(|p| p.service == service).collect();
         fs::write(folder.join(format!("{service}.yaml")), service_file(service, &members))?;
     }
-    fs::write(folder.join("catalog-route.yaml"), catalog_route(90, 10))?;
-    fs::write(folder.join("pricing-policy.yaml"), PRICING_POLICY)?;
-    fs::write(folder.join("orders-access.yaml"), ORDERS_ACCESS)?;
     Ok(())
+}
+
+/// The storefront's route and policies: file name and text.
+pub fn storefront_policies() -> Vec<(&'static str, String)> {
+    vec![
+        ("catalog-route.yaml", catalog_route(90, 10)),
+        ("pricing-policy.yaml", PRICING_POLICY.to_owned()),
+        ("orders-access.yaml", ORDERS_ACCESS.to_owned()),
+    ]
 }
 
 fn mesh() -> String {
@@ -101,7 +131,7 @@ fn service_file(service: &str, pods: &[&Pod]) -> String {
     for pod in pods {
         text += &pod_document(pod);
     }
-    if pods.iter().any(|p| p.serves) {
+    if pods.iter().any(|p| p.serves()) {
         text += &service_documents(service, None, pods);
         let mut versions: Vec<&str> = pods.iter().filter_map(|p| p.version.as_deref()).collect();
         versions.dedup();
@@ -118,7 +148,7 @@ fn pod_document(pod: &Pod) -> String {
     let version = pod.version.as_ref().map(|v| format!(", version: {v}")).unwrap_or_default();
     let uid = pod.uid();
     let ports =
-        if pod.serves { format!("ports: [{{name: main, containerPort: {APP}}}]") } else { "ports: []".to_owned() };
+        if pod.serves() { format!("ports: [{{name: main, containerPort: {APP}}}]") } else { "ports: []".to_owned() };
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n  uid: {uid}\n  labels: {{app: {service}{version}}}\n  \
          annotations: {{leno.dev/inject: enabled, \"leno.dev/inbound-ports\": \"{APP}={INBOUND}\"}}\n\
@@ -133,12 +163,12 @@ fn service_documents(name: &str, selects: Option<(&str, &str)>, pods: &[&Pod]) -
         Some((app, version)) => format!("{{app: {app}, version: {version}}}"),
         None => format!("{{app: {name}}}"),
     };
-    let protocol = if name == "orders" { "kubernetes.io/h2c" } else { "http" };
+    let protocol = pods.iter().find_map(|p| p.protocol).map(|p| format!(", appProtocol: {p}")).unwrap_or_default();
     let mut text = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  selector: {selector}\n  \
-         ports: [{{name: main, port: 80, targetPort: {APP}, appProtocol: {protocol}}}]\n\
+         ports: [{{name: main, port: 80, targetPort: {APP}{protocol}}}]\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  namespace: {NAMESPACE}\n  \
-         labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\nports: [{{name: main, port: {APP}, protocol: TCP, appProtocol: {protocol}}}]\nendpoints:\n"
+         labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\nports: [{{name: main, port: {APP}, protocol: TCP{protocol}}}]\nendpoints:\n"
     );
     for pod in pods {
         let (uid, pod_name, address) = (pod.uid(), &pod.name, pod.address);

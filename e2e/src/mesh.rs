@@ -16,6 +16,7 @@ use anyhow::bail;
 
 use crate::http::Client;
 use crate::manifests;
+use crate::manifests::Application;
 use crate::manifests::NAMESPACE;
 use crate::manifests::Pod;
 use crate::process::Process;
@@ -30,6 +31,8 @@ pub struct Plan {
     pub leaf_ttl: Duration,
     /// Of the flaky service's answers, how many in a hundred fail.
     pub fail_percent: u32,
+    /// Further manifests: file name and text.
+    pub manifests: Vec<(&'static str, String)>,
     /// An OTLP endpoint for the sidecars' traces.
     pub otlp: Option<String>,
 }
@@ -67,6 +70,9 @@ impl Mesh {
         }
         let programs = std::env::current_exe()?.parent().map(programs_folder).context("this program has no folder")?;
         manifests::write(&folder.join("manifests"), &plan.pods)?;
+        for (name, text) in &plan.manifests {
+            std::fs::write(folder.join("manifests").join(name), text)?;
+        }
         let count = plan.pods.len();
         let none = || (0..count).map(|_| None).collect();
         let mut mesh =
@@ -78,7 +84,7 @@ impl Mesh {
             let pod = mesh.plan.pods[number].clone();
             mesh.mint_token(&pod)?;
             mesh.start_sidecar(number)?;
-            if pod.serves {
+            if pod.application == Application::Storefront {
                 mesh.start_application(number)?;
             }
         }
@@ -194,7 +200,7 @@ impl Mesh {
             ("LENO_OUTBOUND_LISTEN", listeners.join(",")),
             ("LENO_WORKERS", "1".to_owned()),
         ];
-        if pod.serves {
+        if pod.serves() {
             let inbound = format!("{}:{}={}:{}", pod.address, manifests::INBOUND, pod.address, manifests::APP);
             environment.push(("LENO_INBOUND_LISTEN", inbound));
         }

@@ -33,6 +33,7 @@ async fn main() -> anyhow::Result<()> {
         pods: manifests::storefront(network),
         leaf_ttl: Duration::from_secs(40),
         fail_percent: 10,
+        manifests: manifests::storefront_policies(),
         otlp: options.otlp.clone(),
     };
     let mut mesh = Mesh::start(network, plan, &|step| eprintln!("starting {step}")).await?;
