@@ -1,0 +1,6 @@
+//! Clients and servers that are not ours, over real sockets, each behind a real sidecar with mTLS between: what they send is
+//! what arrives.
+
+mod node;
+mod pair;
+mod python;
