@@ -1,1 +1,4 @@
-//! (to be written)
+//! Tells every proxy what concerns it: one session each.
+
+pub mod ledger;
+pub mod offer;

@@ -1,0 +1,88 @@
+//! What there is to tell: the compiled resources with the anchors laid over them. It must never pick a view by a
+//! proxy's word, nor offer anything before the source has been read once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
+use tokio::sync::watch;
+
+use crate::ca::Trust;
+
+/// One resource as it goes out; a clone shares its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Of `bytes`.
+    pub hash: Hash,
+    /// A leno.policy.v1.Resource.
+    pub bytes: Bytes,
+    /// Security capabilities without which a proxy must not be given this resource.
+    pub requires: Arc<[Arc<str>]>,
+}
+
+impl Item {
+    pub fn new(bytes: Bytes) -> Item {
+        Item { hash: Hash::of(&bytes), bytes, requires: Arc::default() }
+    }
+}
+
+/// The mesh at one moment.
+pub trait Offer: Send + Sync {
+    /// These keys and all that they lead to, as a client in `namespace` is to have them; what does not exist is left out.
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item>;
+
+    fn knows_pod(&self, uid: &str) -> bool;
+
+    /// For people.
+    fn generation(&self) -> u64;
+}
+
+/// The mesh, live. `None`: the source has not been read yet, and nobody is told anything.
+pub type Offers = watch::Receiver<Option<Arc<dyn Offer>>>;
+
+/// A table with the anchors of the authority: the source does not know them.
+struct Trusting {
+    table: Arc<dyn Offer>,
+    trust: Item,
+}
+
+impl Offer for Trusting {
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item> {
+        let mut closure = self.table.closure(roots, namespace);
+        closure.insert(Key::TrustBundle, self.trust.clone());
+        closure
+    }
+
+    fn knows_pod(&self, uid: &str) -> bool {
+        self.table.knows_pod(uid)
+    }
+
+    fn generation(&self) -> u64 {
+        self.table.generation()
+    }
+}
+
+/// Publishes each table with the anchors that hold, and again when either changes. Ends with either of its sources.
+pub async fn join(
+    mut tables: Offers,
+    mut trust: watch::Receiver<Arc<Trust>>,
+    encode: fn(&Trust) -> Bytes,
+    offers: watch::Sender<Option<Arc<dyn Offer>>>,
+) {
+    loop {
+        let table = tables.borrow_and_update().clone();
+        let trust_item = Item::new(encode(&trust.borrow_and_update()));
+        if let Some(table) = table {
+            offers.send_replace(Some(Arc::new(Trusting { table, trust: trust_item })));
+        }
+        let changed = tokio::select! {
+            changed = tables.changed() => changed,
+            changed = trust.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
