@@ -1,1 +1,351 @@
-//! (to be written)
+//! The proxy's index of policy: one immutable snapshot, swapped whole, and the wait for what it does not hold yet. `control` is
+//! the only one that changes it; the stories only read. It must never be empty again once it held something.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use leno_proto::key::DEFAULT_VIEW;
+use leno_proto::key::Key;
+use leno_proto::policy::Backend;
+use leno_proto::policy::Destination;
+use leno_proto::policy::EgressIndex;
+use leno_proto::policy::Endpoint;
+use leno_proto::policy::Inbound;
+use leno_proto::policy::Outbound;
+use leno_proto::policy::OutboundPort;
+use leno_proto::policy::ProxyConfig;
+use leno_proto::policy::Resource;
+use leno_proto::policy::ServiceName;
+use leno_proto::policy::ServicePort;
+use leno_proto::policy::Share;
+use leno_proto::policy::Traffic;
+use leno_proto::policy::TrustBundle;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::gate::Reclaim;
+use crate::upstream::Context;
+use crate::upstream::Target;
+
+/// Everything that a decision needs, as of one transaction.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts transactions of this process; workers compare it to know whether their copy is current.
+    pub version: u64,
+    pub config: Option<Arc<ProxyConfig>>,
+    pub inbound: Option<Arc<Inbound>>,
+    pub trust: Option<Arc<TrustBundle>>,
+    pub egress: Arc<EgressIndex>,
+    destinations: HashMap<SocketAddr, Arc<Destination>>,
+    services: HashMap<ServiceName, Arc<Service>>,
+    targets: HashMap<ServicePort, Arc<Target>>,
+}
+
+/// A Service as this proxy's view has it.
+#[derive(Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Debug)]
+pub struct Port {
+    pub policy: Arc<OutboundPort>,
+    /// The target of the Service's own endpoints.
+    pub own: Arc<Target>,
+    /// The targets of everything that routes and filters name, own included.
+    targets: Vec<Arc<Target>>,
+}
+
+impl Service {
+    pub fn port(&self, port: u16) -> Option<&Port> {
+        self.ports.iter().find(|p| p.policy.port == port)
+    }
+}
+
+impl Port {
+    /// The target that a backend of this port's routes names.
+    pub fn target(&self, backend: &Backend) -> Option<&Arc<Target>> {
+        self.targets.iter().find(|t| t.name == backend.target)
+    }
+}
+
+impl Snapshot {
+    pub fn destination(&self, address: SocketAddr) -> Option<&Arc<Destination>> {
+        self.destinations.get(&address)
+    }
+
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.values()
+    }
+}
+
+/// One change of a transaction.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Put(Key, Arc<Resource>),
+    /// The control plane says that this is no more, or not needed.
+    Removed(Key),
+}
+
+/// What the stories miss: `control` subscribes to it.
+pub type Wanted = mpsc::Receiver<Key>;
+
+/// The one state of a proxy. Share it by `Arc`.
+pub struct State {
+    current: ArcSwap<Snapshot>,
+    version: AtomicU64,
+    changed: watch::Sender<u64>,
+    /// Written by `apply` alone; the lock is never held while a request waits.
+    book: Mutex<Book>,
+    wanted: mpsc::Sender<Key>,
+    /// Asked for and not yet answered, so that a thousand requests ask once. Bounded by `ASKED_MAX`.
+    asked: Mutex<HashSet<Key>>,
+    reclaim: Box<dyn Fn(&ServicePort) -> Reclaim + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Book {
+    resources: BTreeMap<Key, Arc<Resource>>,
+    /// Snapshots that a worker may still hold: freed here, on the control thread, when none does.
+    retired: Vec<Arc<Snapshot>>,
+}
+
+/// Questions under way at once; above that a request waits for its deadline like any other that is not answered.
+const ASKED_MAX: usize = 10_000;
+
+/// What was asked for did not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane did not answer in time")]
+pub struct Unanswered;
+
+impl State {
+    /// `reclaim` makes, for a target, the hook that asks the workers to give up an idle connection.
+    pub fn new(reclaim: impl Fn(&ServicePort) -> Reclaim + Send + Sync + 'static) -> (Arc<Self>, Wanted) {
+        let (wanted, receiver) = mpsc::channel(1024);
+        let state = Self {
+            current: ArcSwap::default(),
+            version: AtomicU64::new(0),
+            changed: watch::channel(0).0,
+            book: Mutex::default(),
+            wanted,
+            asked: Mutex::default(),
+            reclaim: Box::new(reclaim),
+        };
+        (Arc::new(state), receiver)
+    }
+
+    /// The snapshot of now. A worker keeps it and calls again when `version` has moved.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Follows the versions, for those who wait rather than ask.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Everything held, for the last-known-good file and for resuming a session.
+    pub fn resources(&self) -> Vec<(Key, Arc<Resource>)> {
+        self.book.lock().resources.iter().map(|(k, r)| (k.clone(), r.clone())).collect()
+    }
+
+    /// Puts a whole transaction into force: builds a new snapshot aside and swaps it in.
+    pub fn apply(&self, changes: Vec<Change>, now: Instant) {
+        let mut book = self.book.lock();
+        let mut answered = Vec::with_capacity(changes.len());
+        for change in changes {
+            match change {
+                Change::Put(key, resource) => {
+                    answered.push(key.clone());
+                    book.resources.insert(key, resource);
+                }
+                Change::Removed(key) => {
+                    book.resources.remove(&key);
+                    answered.push(key);
+                }
+            }
+        }
+        let previous = self.current.load_full();
+        let snapshot = Arc::new(self.build(&book.resources, &previous, now));
+        let version = snapshot.version;
+        self.current.store(snapshot);
+        self.version.store(version, Ordering::Release);
+        book.retired.push(previous);
+        drop(book);
+        let mut asked = self.asked.lock();
+        asked.retain(|key| !answered.contains(key));
+        drop(asked);
+        self.changed.send_replace(version);
+        self.sweep();
+    }
+
+    /// Frees snapshots that no worker holds any more. Called by `apply`, and by `control` every second.
+    pub fn sweep(&self) {
+        let mut book = self.book.lock();
+        let (free, held) = std::mem::take(&mut book.retired).into_iter().partition(|s| Arc::strong_count(s) == 1);
+        book.retired = held;
+        drop(book);
+        // Outside the lock: freeing a large snapshot takes its time.
+        drop::<Vec<_>>(free);
+    }
+
+    /// What an address is: at once where it is known, else after one bounded wait for the control plane.
+    pub async fn destination(&self, address: SocketAddr, wait_max: Duration) -> Result<Arc<Destination>, Unanswered> {
+        self.wait(Key::Destination(address), wait_max, |snapshot| snapshot.destination(address).cloned()).await
+    }
+
+    /// A Service by name, for explicit listeners; as `destination`.
+    pub async fn service(&self, name: &ServiceName, wait_max: Duration) -> Result<Arc<Service>, Unanswered> {
+        let key = Key::Outbound { service: name.clone(), view: DEFAULT_VIEW.into() };
+        self.wait(key, wait_max, |snapshot| snapshot.service(name).cloned()).await
+    }
+
+    async fn wait<T>(
+        &self,
+        key: Key,
+        wait_max: Duration,
+        find: impl Fn(&Snapshot) -> Option<T>,
+    ) -> Result<T, Unanswered> {
+        if let Some(found) = find(&self.current.load()) {
+            return Ok(found);
+        }
+        // Subscribed before the second look, so that an answer between the two is not missed.
+        let mut changes = self.changed.subscribe();
+        let deadline = tokio::time::Instant::now() + wait_max;
+        self.ask(key);
+        loop {
+            if let Some(found) = find(&self.current.load()) {
+                return Ok(found);
+            }
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(Unanswered),
+            }
+        }
+    }
+
+    fn ask(&self, key: Key) {
+        let mut asked = self.asked.lock();
+        if asked.len() < ASKED_MAX && asked.insert(key.clone()) && self.wanted.try_send(key.clone()).is_err() {
+            // Nobody took it; the next request may ask again.
+            asked.remove(&key);
+        }
+    }
+
+    fn build(&self, resources: &BTreeMap<Key, Arc<Resource>>, previous: &Snapshot, now: Instant) -> Snapshot {
+        let mut snapshot = Snapshot { version: previous.version + 1, ..Snapshot::default() };
+        let mut share = Arc::new(Share::default());
+        let mut endpoints: HashMap<ServicePort, Vec<&Endpoint>> = HashMap::new();
+        for (key, resource) in resources {
+            match (key, &**resource) {
+                (Key::Destination(address), Resource::Destination(it)) => {
+                    drop(snapshot.destinations.insert(*address, Arc::new(it.clone())));
+                }
+                (_, Resource::Endpoints(it)) => endpoints.entry(it.target.clone()).or_default().extend(&it.endpoints),
+                (_, Resource::Inbound(it)) => snapshot.inbound = Some(kept(previous.inbound.as_ref(), it)),
+                (_, Resource::TrustBundle(it)) => snapshot.trust = Some(kept(previous.trust.as_ref(), it)),
+                (_, Resource::ProxyConfig(it)) => snapshot.config = Some(kept(previous.config.as_ref(), it)),
+                (_, Resource::EgressIndex(it)) => snapshot.egress = kept(Some(&previous.egress), it),
+                (_, Resource::Share(it)) => share = Arc::new(it.clone()),
+                _ => {}
+            }
+        }
+        let shares: HashMap<&ServicePort, u32> =
+            share.max_connections.iter().map(|(name, part)| (name, *part)).collect();
+        for resource in resources.values() {
+            if let Resource::Outbound(outbound) = &**resource {
+                let mut builder = Builder { state: self, previous, endpoints: &endpoints, shares: &shares, now };
+                let service = builder.service(&mut snapshot.targets, outbound);
+                snapshot.services.insert(outbound.service.clone(), Arc::new(service));
+            }
+        }
+        snapshot
+    }
+}
+
+/// The same allocation where nothing changed, so that those who hold it see that.
+fn kept<T: Clone + PartialEq>(previous: Option<&Arc<T>>, new: &T) -> Arc<T> {
+    previous.filter(|old| ***old == *new).cloned().unwrap_or_else(|| Arc::new(new.clone()))
+}
+
+struct Builder<'a> {
+    state: &'a State,
+    previous: &'a Snapshot,
+    endpoints: &'a HashMap<ServicePort, Vec<&'a Endpoint>>,
+    shares: &'a HashMap<&'a ServicePort, u32>,
+    now: Instant,
+}
+
+impl Builder<'_> {
+    fn service(&mut self, targets: &mut HashMap<ServicePort, Arc<Target>>, outbound: &Outbound) -> Service {
+        let ports = outbound.ports.iter().map(|port| {
+            let own = self.target(targets, &port.backend.target, &port.backend.policy);
+            let mut named = vec![own.clone()];
+            for backend in backends(port) {
+                let target = self.target(targets, &backend.target, &backend.policy);
+                if !named.iter().any(|t| t.name == target.name) {
+                    named.push(target);
+                }
+            }
+            Port { policy: Arc::new(port.clone()), own, targets: named }
+        });
+        Service { name: outbound.service.clone(), ports: ports.collect() }
+    }
+
+    /// One target for a name within a snapshot: limits are per destination, whichever route leads there.
+    fn target(
+        &self,
+        targets: &mut HashMap<ServicePort, Arc<Target>>,
+        name: &ServicePort,
+        policy: &Arc<Traffic>,
+    ) -> Arc<Target> {
+        if let Some(target) = targets.get(name) {
+            return target.clone();
+        }
+        let none = Vec::new();
+        let context = Context { now: self.now, reclaim: &*self.state.reclaim, share: self.shares.get(name).copied() };
+        let endpoints = self.endpoints.get(name).unwrap_or(&none);
+        let previous = self.previous.targets.get(name);
+        let target = Arc::new(Target::build(name, policy, endpoints, previous.map(|p| &**p), &context));
+        targets.insert(name.clone(), target.clone());
+        target
+    }
+}
+
+/// Every backend that a port's routes name, mirrors included.
+fn backends(port: &OutboundPort) -> impl Iterator<Item = &Backend> {
+    let rules = port.routes.iter().flat_map(|route| &route.rules);
+    rules.flat_map(|rule| {
+        let mirrors =
+            rule.filters.iter().chain(rule.backends.iter().flat_map(|b| &b.filters)).filter_map(|f| match f {
+                leno_proto::policy::Filter::Mirror { backend, .. } => Some(backend),
+                _ => None,
+            });
+        rule.backends.iter().chain(mirrors)
+    })
+}

@@ -1,1 +1,251 @@
-//! (to be written)
+//! What a proxy knows about those it calls, beyond policy: limits in use, failures seen, idle limits learned. Shared by all
+//! workers, and carried from snapshot to snapshot by name, so that new policy never forgets it. It must never block.
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use leno_proto::identity::SpiffeId;
+use leno_proto::policy::Endpoint;
+use leno_proto::policy::OnExceeded;
+use leno_proto::policy::ServicePort;
+use leno_proto::policy::Traffic;
+
+use crate::breaker::Breaker;
+use crate::breaker::Ejection;
+use crate::breaker::Quorum;
+use crate::gate::Gate;
+use crate::gate::Reclaim;
+use crate::limit::TokenBucket;
+use crate::retry::Budget;
+
+/// A Service's port as one snapshot sees it: policy and members of now, around what was learned.
+#[derive(Debug)]
+pub struct Target {
+    pub name: ServicePort,
+    /// `namespace/name:port`, as metrics and logs print it.
+    pub label: Arc<str>,
+    pub policy: Arc<Traffic>,
+    pub members: Vec<Member>,
+    pub shared: Arc<Shared>,
+}
+
+/// One endpoint of a target.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub endpoint: Endpoint,
+    pub shared: Arc<EndpointShared>,
+}
+
+/// What all workers share about a target.
+#[derive(Debug)]
+pub struct Shared {
+    /// `connection.maxConnections`: a permit is held by each connection, idle ones included.
+    pub connections: Arc<Gate>,
+    /// `concurrency.maxRequests`.
+    pub requests: Arc<Gate>,
+    pub quorum: Arc<Quorum>,
+    /// Of retries that policy allows.
+    pub retries: Budget,
+    /// Of retries whose first try was never processed.
+    pub transport_retries: Budget,
+    /// With the rules it was made from: other rules make another one.
+    pub breaker: Option<Arc<Breaker>>,
+    pub rate: Option<Rate>,
+}
+
+#[derive(Debug)]
+pub struct Rate {
+    pub bucket: TokenBucket,
+    /// How long a request may wait for its token.
+    pub wait_max: Duration,
+    rule: leno_proto::policy::RateLimit,
+}
+
+/// What all workers share about an endpoint: of one pod, at one address, with one identity.
+#[derive(Debug)]
+pub struct EndpointShared {
+    pub identity: EndpointKey,
+    /// Requests under way, over all workers.
+    pub in_flight: AtomicU32,
+    pub ejection: Arc<Ejection>,
+    /// The shortest idle time after which the server was seen to close a connection, in milliseconds; `u32::MAX`: none seen.
+    idle_limit: AtomicU32,
+    /// When it first appeared, for slow start.
+    pub since: Instant,
+    /// Handshakes under way: the first failing should not be followed by a crowd.
+    pub connecting: AtomicU32,
+    /// Handshakes that failed since one succeeded.
+    pub connect_failures: AtomicU64,
+}
+
+/// What makes an endpoint the same one: everything that matters to security, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EndpointKey {
+    pub uid: Arc<str>,
+    pub address: SocketAddr,
+    /// Who must answer; `None`: plaintext.
+    pub expected: Option<SpiffeId>,
+}
+
+impl EndpointKey {
+    /// `None` where there is no address, which `convert` refuses.
+    pub fn of(endpoint: &Endpoint) -> Option<Self> {
+        let mut address = *endpoint.addresses.first()?;
+        if let Some(port) = endpoint.hop_port {
+            address.set_port(port);
+        }
+        Some(Self { uid: endpoint.uid.clone(), address, expected: endpoint.identity.clone() })
+    }
+}
+
+impl EndpointShared {
+    fn new(identity: EndpointKey, quorum: &Arc<Quorum>, now: Instant) -> Self {
+        Self {
+            identity,
+            in_flight: AtomicU32::new(0),
+            ejection: Arc::new(Ejection::new(quorum.clone())),
+            idle_limit: AtomicU32::new(u32::MAX),
+            since: now,
+            connecting: AtomicU32::new(0),
+            connect_failures: AtomicU64::new(0),
+        }
+    }
+
+    /// The server closed a connection that had been idle for `idle`.
+    pub fn learn_idle_limit(&self, idle: Duration) {
+        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.idle_limit.fetch_min(millis, Ordering::Relaxed);
+    }
+
+    /// How long a connection may be idle before it is not used again: the policy's time, or three quarters of what the
+    /// server was seen to allow.
+    pub fn idle_timeout(&self, policy: Duration) -> Duration {
+        match self.idle_limit.load(Ordering::Relaxed) {
+            u32::MAX => policy,
+            millis => policy.min(Duration::from_millis(u64::from(millis) * 3 / 4)),
+        }
+    }
+}
+
+/// So many requests under way on an endpoint; dropping it takes this one out again.
+#[derive(Debug)]
+pub struct InFlight(Arc<EndpointShared>);
+
+impl InFlight {
+    pub fn begin(endpoint: &Arc<EndpointShared>) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Target {
+    /// The target of a new snapshot. What `previous` learned is kept: gates are resized, endpoints that are still there keep
+    /// their record, breaker and rate start anew only where their rules changed.
+    pub fn build(
+        name: &ServicePort,
+        policy: &Arc<Traffic>,
+        endpoints: &[&Endpoint],
+        previous: Option<&Self>,
+        context: &Context<'_>,
+    ) -> Self {
+        let shared = match previous {
+            Some(previous) => previous.shared.carry(policy, context),
+            None => Arc::new(Shared::new(name, policy, context)),
+        };
+        let known = previous.map_or(&[][..], |p| &p.members);
+        let member = |endpoint: &&Endpoint| {
+            let key = EndpointKey::of(endpoint)?;
+            let old = known.iter().find(|m| m.shared.identity == key).map(|m| m.shared.clone());
+            let shared = old.unwrap_or_else(|| Arc::new(EndpointShared::new(key, &shared.quorum, context.now)));
+            Some(Member { endpoint: (*endpoint).clone(), shared })
+        };
+        let members: Vec<Member> = endpoints.iter().filter_map(member).collect();
+        shared.quorum.set_members(members.len() as u32);
+        Self { name: name.clone(), label: name.to_string().into(), policy: policy.clone(), members, shared }
+    }
+
+    /// Members that new requests may go to: the ready ones; where there are none, those that still serve while they
+    /// terminate (Kubernetes' rule for ProxyTerminatingEndpoints).
+    pub fn usable(&self) -> impl Iterator<Item = &Member> {
+        let any_ready = self.members.iter().any(|m| m.endpoint.ready);
+        self.members.iter().filter(move |m| if any_ready { m.endpoint.ready } else { m.endpoint.serving })
+    }
+}
+
+/// What building needs from outside.
+pub struct Context<'a> {
+    pub now: Instant,
+    /// Makes the hook that asks the workers to give up an idle connection to a target.
+    pub reclaim: &'a dyn Fn(&ServicePort) -> Reclaim,
+    /// This proxy's part of the target's declared capacity.
+    pub share: Option<u32>,
+}
+
+impl Shared {
+    fn new(name: &ServicePort, policy: &Traffic, context: &Context<'_>) -> Self {
+        Self {
+            connections: Gate::with_reclaim(connections_max(policy, context), (context.reclaim)(name)),
+            requests: Gate::new(policy.concurrency.max_requests),
+            quorum: Arc::new(Quorum::default()),
+            retries: Budget::of_policy(&policy.retries.budget, context.now),
+            transport_retries: Budget::of_transport(context.now),
+            breaker: policy.circuit_breaker.service.clone().map(|rules| Breaker::new(rules, context.now)),
+            rate: Rate::new(policy, context.now),
+        }
+    }
+
+    /// The same where nothing but limits changed; else new parts around the old gates and budgets' successors.
+    fn carry(self: &Arc<Self>, policy: &Traffic, context: &Context<'_>) -> Arc<Self> {
+        self.connections.resize(connections_max(policy, context));
+        self.requests.resize(policy.concurrency.max_requests);
+        let same_breaker = self.breaker.as_ref().map(|b| b.rules()) == policy.circuit_breaker.service.as_ref();
+        let same_rate = self.rate.as_ref().map(|r| &r.rule) == policy.rate_limit.as_ref();
+        if same_breaker && same_rate && self.retries.is_of(&policy.retries.budget) {
+            return self.clone();
+        }
+        let breaker = match same_breaker {
+            true => self.breaker.clone(),
+            false => policy.circuit_breaker.service.clone().map(|rules| Breaker::new(rules, context.now)),
+        };
+        Arc::new(Self {
+            connections: self.connections.clone(),
+            requests: self.requests.clone(),
+            quorum: self.quorum.clone(),
+            retries: Budget::of_policy(&policy.retries.budget, context.now),
+            transport_retries: Budget::of_transport(context.now),
+            breaker,
+            rate: Rate::new(policy, context.now),
+        })
+    }
+}
+
+fn connections_max(policy: &Traffic, context: &Context<'_>) -> u32 {
+    policy.connection.max_connections.min(context.share.unwrap_or(u32::MAX))
+}
+
+impl Rate {
+    fn new(policy: &Traffic, now: Instant) -> Option<Self> {
+        let rule = policy.rate_limit.clone()?;
+        let wait_max = match rule.on_exceeded {
+            OnExceeded::Reject => Duration::ZERO,
+            OnExceeded::Queue { max_wait } => max_wait,
+        };
+        Some(Self { bucket: TokenBucket::new(rule.requests_per_second, rule.burst, now), wait_max, rule })
+    }
+}

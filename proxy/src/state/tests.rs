@@ -1,0 +1,125 @@
+//! Snapshots and the wait for them.
+
+use leno_proto::policy::Endpoints;
+use leno_proto::policy::Protocol;
+
+use super::*;
+use crate::upstream::fixtures;
+
+fn state() -> (Arc<State>, Wanted) {
+    State::new(|_| Box::new(|| ()))
+}
+
+fn name() -> ServiceName {
+    ServiceName { namespace: "shop".into(), name: "web".into() }
+}
+
+fn port() -> ServicePort {
+    ServicePort { service: name(), port: 80 }
+}
+
+fn outbound(max_connections: u32) -> Change {
+    let mut traffic = fixtures::traffic();
+    traffic.connection.max_connections = max_connections;
+    let policy = Arc::new(traffic);
+    let backend = Backend {
+        target: port(),
+        weight: 1,
+        protocol: Protocol::Http1,
+        filters: vec![],
+        policy: policy.clone(),
+        resolved: true,
+    };
+    let port = OutboundPort {
+        port: 80,
+        name: "http".into(),
+        protocol: Protocol::Http1,
+        routes: vec![],
+        backend,
+        policy,
+        client_ip_affinity: None,
+    };
+    let key = Key::Outbound { service: name(), view: DEFAULT_VIEW.into() };
+    Change::Put(key, Arc::new(Resource::Outbound(Outbound { service: name(), ports: vec![port] })))
+}
+
+fn endpoints(uids: &[&str]) -> Change {
+    let endpoints = uids.iter().enumerate().map(|(n, uid)| fixtures::endpoint(uid, n as u8)).collect();
+    let resource = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints };
+    Change::Put(Key::Endpoints { target: port(), bucket: 0 }, Arc::new(Resource::Endpoints(resource)))
+}
+
+#[test]
+fn what_was_learned_survives_new_policy_and_leaves_with_its_endpoint() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
+    let before = state.load();
+    let own = before.service(&name()).unwrap().port(80).unwrap().own.clone();
+    own.members[1].shared.learn_idle_limit(Duration::from_secs(4));
+    let _permit = own.shared.connections.try_acquire().unwrap();
+    state.apply(vec![outbound(20), endpoints(&["b", "c"])], now);
+    let after = state.load().service(&name()).unwrap().port(80).unwrap().own.clone();
+    assert_eq!(after.shared.connections.limit(), 20);
+    assert_eq!(after.shared.connections.in_use(), 1);
+    // b moved to another address, so it is another endpoint now, and c is new.
+    assert!(after.members.iter().all(|m| m.shared.idle_timeout(Duration::from_secs(300)) == Duration::from_secs(300)));
+    assert_eq!(state.version(), 2);
+    assert_eq!(before.version, 1, "a snapshot that somebody holds does not change");
+}
+
+#[test]
+fn an_endpoint_that_stays_keeps_its_record() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
+    let first = state.load().targets().next().unwrap().members[1].shared.clone();
+    first.learn_idle_limit(Duration::from_secs(4));
+    state.apply(vec![endpoints(&["x", "b", "y"])], now);
+    let target = state.load().targets().next().unwrap().clone();
+    assert!(Arc::ptr_eq(&target.members[1].shared, &first));
+    assert_eq!(target.members[1].shared.idle_timeout(Duration::from_secs(300)), Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_requests_for_one_address_ask_once_and_all_get_the_answer() {
+    let (state, mut wanted) = state();
+    let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    let waiting: Vec<_> = (0..1000)
+        .map(|_| {
+            let state = state.clone();
+            tokio::spawn(async move { state.destination(address, Duration::from_secs(1)).await })
+        })
+        .collect();
+    assert_eq!(wanted.recv().await, Some(Key::Destination(address)));
+    tokio::task::yield_now().await;
+    assert!(wanted.try_recv().is_err(), "asked once");
+    let answer = Arc::new(Resource::Destination(Destination::NotFound));
+    state.apply(vec![Change::Put(Key::Destination(address), answer)], Instant::now());
+    for task in waiting {
+        assert_eq!(*task.await.unwrap().unwrap(), Destination::NotFound);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_bounded() {
+    let (state, _wanted) = state();
+    let start = tokio::time::Instant::now();
+    let answer = state.service(&name(), Duration::from_secs(1)).await;
+    assert!(answer.is_err());
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+#[test]
+fn snapshots_are_freed_when_nobody_holds_them() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    let held = state.load();
+    for _ in 0..10 {
+        state.apply(vec![outbound(10)], now);
+    }
+    assert_eq!(state.book.lock().retired.len(), 1, "only the one that is held");
+    drop(held);
+    state.sweep();
+    assert!(state.book.lock().retired.is_empty());
+}
