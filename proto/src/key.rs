@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::policy::ServiceName;
 use crate::policy::ServicePort;
+use crate::wire::control as wire;
 
 /// Which resource. The order is by kind, then by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,10 +99,22 @@ impl Key {
         let key = parse(kind, name).filter(|key| key.name() == name);
         key.ok_or_else(|| KeyError { kind, name: name.chars().take(100).collect() })
     }
+
+    pub fn to_wire(&self) -> wire::Key {
+        wire::Key { kind: self.kind() as i32, name: self.name() }
+    }
+
+    /// # Errors
+    /// As `parse`.
+    pub fn from_wire(key: &wire::Key) -> Result<Self, KeyError> {
+        Self::parse(key.kind, &key.name)
+    }
 }
 
 fn parse(kind: i32, name: &str) -> Option<Key> {
     Some(match kind {
+        // A scope id means something on one host only.
+        1 if name.contains('%') => return None,
         1 => Key::Destination(name.parse().ok()?),
         2 => {
             let (service, view) = name.split_once('@')?;

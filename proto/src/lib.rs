@@ -10,3 +10,4 @@ pub mod identity;
 pub mod key;
 pub mod policy;
 pub mod request;
+pub mod wire;
