@@ -90,7 +90,6 @@ impl Ca {
         }
     }
 
-
     /// The TLS of a proxy that trusts this authority.
     pub(crate) fn tls(&self, account: &str, leaf: Leaf) -> Arc<Tls> {
         self.tls_trusting(account, leaf, &self.bundle())
