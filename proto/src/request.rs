@@ -22,6 +22,11 @@ impl Headers {
         Self::default()
     }
 
+    /// Room for so many bytes and fields, so that a codec allocates once.
+    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { buf: Vec::with_capacity(bytes), fields: Vec::with_capacity(fields) }
+    }
+
     /// Appends a field, whether or not the name is there already. Names longer than 65,535 bytes are cut by no caller: the
     /// codec's limits are far below.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
