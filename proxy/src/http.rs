@@ -65,7 +65,7 @@ pub struct SendError<'c> {
     pub written: bool,
     /// Whether a byte of an answer came.
     pub answered: bool,
-    /// The request's body, if nothing was taken from it.
+    /// The request's body, if it can be sent again from its first byte.
     pub body: Option<Body<'c>>,
 }
 

@@ -1,5 +1,6 @@
 //! Bodies as one closed set. It must never buffer more than the frame in hand.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
@@ -20,6 +21,8 @@ pub enum Body<'c> {
     H1Response(Box<crate::http::h1::Answer<'c>>),
     /// From either side, over HTTP/2.
     H2(crate::http::h2::Incoming<'c>),
+    /// Sent before, in vain: what was taken from it, then the rest.
+    Again(Box<Again<'c>>),
 }
 
 impl Body<'_> {
@@ -34,6 +37,7 @@ impl Body<'_> {
             Self::H1Request(body) => body.poll_data(cx),
             Self::H1Response(body) => body.poll_data(cx),
             Self::H2(body) => body.poll_data(cx),
+            Self::Again(body) => body.poll_data(cx),
         }
     }
 
@@ -48,6 +52,7 @@ impl Body<'_> {
             Self::H1Request(body) => body.trailers(),
             Self::H1Response(body) => body.trailers(),
             Self::H2(body) => body.trailers(),
+            Self::Again(body) => body.rest.trailers(),
         }
     }
 
@@ -58,6 +63,7 @@ impl Body<'_> {
             Self::Empty | Self::Full(_) | Self::H1Request(_) => {}
             Self::H1Response(body) => body.poll_idle(cx),
             Self::H2(body) => body.poll_idle(cx),
+            Self::Again(body) => body.rest.poll_idle(cx),
         }
     }
 
@@ -69,6 +75,64 @@ impl Body<'_> {
             Self::H1Request(body) => body.length(),
             Self::H1Response(body) => body.length(),
             Self::H2(body) => body.length(),
+            Self::Again(body) => {
+                body.rest.length().map(|rest| rest + body.first.iter().map(|b| b.len() as u64).sum::<u64>())
+            }
         }
     }
 }
+
+/// A body whose beginning was taken and is given again.
+pub struct Again<'c> {
+    first: VecDeque<Bytes>,
+    rest: Body<'c>,
+}
+
+impl Again<'_> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reason>>> {
+        match self.first.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(data))),
+            None => self.rest.poll_data(cx),
+        }
+    }
+}
+
+/// What was taken from a body while it may have to be sent again: shares the memory of the pieces, up to a bound.
+pub struct Kept {
+    pieces: VecDeque<Bytes>,
+    /// `None`: something is no longer here.
+    room: Option<usize>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { pieces: VecDeque::new(), room: Some(KEPT_MAX) }
+    }
+}
+
+impl Kept {
+    pub fn push(&mut self, data: &Bytes) {
+        self.room = self.room.and_then(|room| room.checked_sub(data.len()));
+        match self.room {
+            Some(_) => self.pieces.push_back(data.clone()),
+            None => self.pieces.clear(),
+        }
+    }
+
+    pub fn give_up(&mut self) {
+        self.room = None;
+        self.pieces.clear();
+    }
+
+    /// The whole body, if it can be had.
+    pub fn before(self, rest: Body<'_>) -> Option<Body<'_>> {
+        self.room?;
+        if self.pieces.is_empty() {
+            return Some(rest);
+        }
+        Some(Body::Again(Box::new(Again { first: self.pieces, rest })))
+    }
+}
+
+/// One stream's share of what may wait in the proxy.
+const KEPT_MAX: usize = 64 * 1024;
