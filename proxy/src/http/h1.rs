@@ -1,36 +1,22 @@
-//! The strict HTTP/1 codec. (to be written)
-use std::marker::PhantomData;
-use std::task::Context;
-use std::task::Poll;
+//! The strict HTTP/1 codec, both roles: `parse`, `decode` and `encode` work on bytes alone, `server` and `client` move them.
+//! It must never forward what two readers could frame differently.
 
-use bytes::Bytes;
-use leno_proto::request::Headers;
+pub mod client;
+mod deadline;
+pub mod decode;
+pub mod encode;
+pub mod fields;
+mod incoming;
+pub mod parse;
+pub mod server;
+pub mod wire;
 
-use crate::error::Reason;
-
-pub struct Incoming<'c>(PhantomData<&'c ()>);
-impl Incoming<'_> {
-    pub fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reason>>> {
-        Poll::Ready(None)
-    }
-    pub fn trailers(&mut self) -> Option<Headers> {
-        None
-    }
-    pub fn poll_idle(&mut self, _: &mut Context<'_>) {}
-    pub fn length(&self) -> Option<u64> {
-        None
-    }
-}
-pub struct Answer<'c>(PhantomData<&'c ()>);
-impl Answer<'_> {
-    pub fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reason>>> {
-        Poll::Ready(None)
-    }
-    pub fn trailers(&mut self) -> Option<Headers> {
-        None
-    }
-    pub fn poll_idle(&mut self, _: &mut Context<'_>) {}
-    pub fn length(&self) -> Option<u64> {
-        None
-    }
-}
+pub use crate::http::h1::client::Answer;
+pub use crate::http::h1::client::Answered;
+pub use crate::http::h1::client::Client;
+pub use crate::http::h1::client::Home;
+pub use crate::http::h1::incoming::Incoming;
+pub use crate::http::h1::server::Served;
+pub use crate::http::h1::server::ServerSettings;
+pub use crate::http::h1::server::serve;
+pub use crate::http::h1::wire::Stream;

@@ -1,0 +1,231 @@
+//! A connection's bytes on both sides of the codec: what was read and not yet understood, what was encoded and not yet
+//! written. It must never keep a buffer for a connection in which nothing moves.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::pin::pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Buf;
+use bytes::Bytes;
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+
+use crate::http::h1::encode;
+use crate::net;
+use crate::net::Io;
+
+/// A connection with what was already read from it.
+pub struct Stream {
+    pub io: Io,
+    pub read: BytesMut,
+}
+
+impl From<Io> for Stream {
+    fn from(io: Io) -> Self {
+        Self { io, read: BytesMut::new() }
+    }
+}
+
+pub struct Wire {
+    pub io: Io,
+    pub read: BytesMut,
+    /// The peer has sent its FIN.
+    pub read_ended: bool,
+    /// Bytes that the transport took, over the connection's life.
+    pub written: u64,
+    out: BytesMut,
+    /// How much of `out` is written.
+    out_written: usize,
+    /// A large piece of a body, written from where it lies after `out`, and the line end after it.
+    tail: Bytes,
+    tail_end: &'static [u8],
+    unflushed: bool,
+}
+
+/// How pieces of a body look on this wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pieces {
+    Plain,
+    Chunked,
+}
+
+impl Wire {
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            io: stream.io,
+            read: stream.read,
+            read_ended: false,
+            written: 0,
+            out: BytesMut::new(),
+            out_written: 0,
+            tail: Bytes::new(),
+            tail_end: b"",
+            unflushed: false,
+        }
+    }
+
+    pub fn into_stream(self) -> Stream {
+        Stream { io: self.io, read: self.read }
+    }
+
+    /// Reads once. `Ok(0)` is the peer's FIN.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read_ended {
+            return Poll::Ready(Ok(0));
+        }
+        if self.read.is_empty() && self.read.capacity() < READ_ROOM_MIN && !self.read.try_reclaim(BUFFER) {
+            self.read = take_buffer();
+        } else if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
+            self.read.reserve(BUFFER);
+        }
+        let outcome = pin!(self.io.read_buf(&mut self.read)).poll(cx);
+        match outcome {
+            Poll::Ready(Ok(0)) => self.read_ended = true,
+            Poll::Pending if self.read.is_empty() => give_buffer(std::mem::take(&mut self.read)),
+            Poll::Ready(_) | Poll::Pending => {}
+        }
+        outcome
+    }
+
+    /// Where heads are encoded to.
+    pub fn out(&mut self) -> &mut BytesMut {
+        if self.out.capacity() == 0 {
+            self.out = take_buffer();
+        }
+        &mut self.out
+    }
+
+    /// Whether another piece may be pushed: bounds what waits to be written.
+    pub fn has_room(&self) -> bool {
+        self.tail.is_empty() && self.tail_end.is_empty() && self.out.len() - self.out_written < OUT_MAX
+    }
+
+    pub fn has_unwritten(&self) -> bool {
+        self.out_written < self.out.len() || !self.tail.is_empty() || !self.tail_end.is_empty() || self.unflushed
+    }
+
+    /// Only while `has_room`.
+    pub fn push(&mut self, data: Bytes, pieces: Pieces) {
+        let end: &[u8] = match pieces {
+            Pieces::Plain => b"",
+            Pieces::Chunked => b"\r\n",
+        };
+        let out = self.out();
+        if pieces == Pieces::Chunked {
+            encode::chunk_head(data.len(), out);
+        }
+        if data.len() <= COPY_MAX {
+            out.extend_from_slice(&data);
+            out.extend_from_slice(end);
+            return;
+        }
+        self.tail = data;
+        self.tail_end = end;
+    }
+
+    /// Writes all that waits.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let head = &self.out[self.out_written..];
+            let outcome = match (head.is_empty(), self.tail.is_empty(), self.tail_end.is_empty()) {
+                (true, true, true) => break,
+                (false, true, true) => Pin::new(&mut self.io).poll_write(cx, head),
+                _ if self.io.is_write_vectored() => {
+                    let parts = [IoSlice::new(head), IoSlice::new(&self.tail), IoSlice::new(self.tail_end)];
+                    Pin::new(&mut self.io).poll_write_vectored(cx, &parts)
+                }
+                (false, _, _) => Pin::new(&mut self.io).poll_write(cx, head),
+                (true, false, _) => Pin::new(&mut self.io).poll_write(cx, &self.tail),
+                (true, true, false) => Pin::new(&mut self.io).poll_write(cx, self.tail_end),
+            };
+            let n = ready!(outcome)?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(n);
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.written += n as u64;
+        self.unflushed = true;
+        let head = n.min(self.out.len() - self.out_written);
+        self.out_written += head;
+        if self.out_written == self.out.len() {
+            self.out.clear();
+            self.out_written = 0;
+        }
+        let tail = (n - head).min(self.tail.len());
+        self.tail.advance(tail);
+        if self.tail.is_empty() && tail > 0 {
+            // Whoever made the piece may want its memory back now.
+            self.tail = Bytes::new();
+        }
+        self.tail_end = &self.tail_end[n - head - tail..];
+    }
+
+    /// Nothing is under way: the buffers go back.
+    pub fn rest(&mut self) {
+        if self.out.is_empty() {
+            give_buffer(std::mem::take(&mut self.out));
+        }
+        if self.read.is_empty() {
+            give_buffer(std::mem::take(&mut self.read));
+        }
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// The close that follows is a reset: the peer must not take what it has for complete.
+    pub fn reset_on_close(&self) {
+        if let Some(tcp) = self.io.tcp() {
+            net::reset_on_close(tcp);
+        }
+    }
+}
+
+/// What one read asks for, and the size of borrowed buffers.
+const BUFFER: usize = 16 * 1024;
+/// Less free room than this is not worth a read.
+const READ_ROOM_MIN: usize = 2 * 1024;
+/// Larger pieces are written from where they lie.
+const COPY_MAX: usize = 8 * 1024;
+/// Encoded bytes that may wait to be written.
+const OUT_MAX: usize = 32 * 1024;
+/// Buffers that a thread keeps: as many connections as are mid-request at once.
+const SPARES: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_buffer() -> BytesMut {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+}
+
+fn give_buffer(mut buffer: BytesMut) {
+    buffer.clear();
+    // One that grew, or whose memory is shared with a body on its way, is not kept.
+    if buffer.capacity() > 2 * BUFFER || (buffer.capacity() < BUFFER && !buffer.try_reclaim(BUFFER)) {
+        return;
+    }
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARES {
+            spare.push(buffer);
+        }
+    });
+}
