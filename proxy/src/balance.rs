@@ -1,1 +1,205 @@
-//! (to be written)
+//! Chooses an endpoint. Pure: the clock and the dice are arguments. It must never leave a request without an endpoint while
+//! there is one: when all are ejected, a bad answer is better than none.
+
+#[cfg(test)]
+mod tests;
+
+use std::hash::BuildHasher;
+use std::hash::BuildHasherDefault;
+use std::hash::DefaultHasher;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use leno_proto::policy::Algorithm;
+use leno_proto::policy::Locality;
+use leno_proto::policy::SlowStart;
+use rand::Rng;
+use rand::RngExt;
+
+use crate::breaker::Probe;
+use crate::breaker::Standing;
+use crate::upstream::Member;
+use crate::upstream::Target;
+
+/// Peak-sensitive moving average of an endpoint's latency, kept by each worker for itself: it rises at once with a slow
+/// answer and falls slowly (Finagle's Peak EWMA).
+#[derive(Debug, Clone, Copy)]
+pub struct Ewma {
+    nanos: f64,
+    at: Instant,
+}
+
+/// What an endpoint costs that has not answered yet: little, so that new ones are found out soon.
+const UNKNOWN_NANOS: f64 = 1_000_000.0;
+
+impl Ewma {
+    pub fn new(now: Instant) -> Self {
+        Self { nanos: 0.0, at: now }
+    }
+
+    pub fn observe(&mut self, latency: Duration, decay: Duration, now: Instant) {
+        let nanos = latency.as_nanos() as f64;
+        self.nanos = match nanos > self.nanos {
+            true => nanos,
+            false => {
+                let keep = self.keep(decay, now);
+                self.nanos * keep + nanos * (1.0 - keep)
+            }
+        };
+        self.at = now;
+    }
+
+    /// In nanoseconds. What has not been used for long is worth trying again.
+    pub fn read(&self, decay: Duration, now: Instant) -> f64 {
+        match self.nanos == 0.0 {
+            true => UNKNOWN_NANOS,
+            false => self.nanos * self.keep(decay, now),
+        }
+    }
+
+    fn keep(&self, decay: Duration, now: Instant) -> f64 {
+        (-now.saturating_duration_since(self.at).as_secs_f64() / decay.as_secs_f64().max(0.001)).exp()
+    }
+}
+
+/// One choice, as far as the request and the worker shape it.
+pub struct Choice<'a> {
+    pub target: &'a Target,
+    /// Endpoints that this request has tried: by position in `target.members`.
+    pub tried: &'a [usize],
+    /// What the request hashes to, where the policy asks for it.
+    pub hash: Option<u64>,
+    /// Where this proxy runs; empty: unknown.
+    pub zone: &'a str,
+    /// This worker's turn, for round robin.
+    pub turn: u64,
+    pub now: Instant,
+}
+
+/// The endpoint, and the right to find out whether it is well again where that was its turn.
+#[derive(Debug)]
+pub struct Picked {
+    /// Position in `target.members`.
+    pub index: usize,
+    pub probe: Option<Probe>,
+}
+
+/// `latency` is this worker's average for the endpoint at a position, in nanoseconds. `None`: the target has no usable
+/// endpoint at all.
+pub fn pick(choice: &Choice<'_>, latency: impl Fn(usize) -> f64, rng: &mut impl Rng) -> Option<Picked> {
+    let target = choice.target;
+    let usable: Vec<usize> = positions(target).collect();
+    if let Some(probe) = due_probe(choice, &usable) {
+        return Some(probe);
+    }
+    let rules = &target.policy.circuit_breaker.endpoint;
+    let panics = target.shared.quorum.panics(rules);
+    let well = |index: &usize| panics || target.members[*index].shared.ejection.standing(choice.now) == Standing::In;
+    let mut pool: Vec<usize> = usable.iter().copied().filter(well).collect();
+    if pool.is_empty() {
+        pool = usable;
+    }
+    if target.policy.retries.different_endpoint {
+        pool = unless_empty(&pool, |index| !choice.tried.contains(index));
+    }
+    pool = near(choice, pool);
+    let index = match &target.policy.load_balancing.algorithm {
+        Algorithm::LeastLoaded { .. } => least_loaded(choice, &pool, latency, rng)?,
+        Algorithm::RoundRobin => *pool.get((choice.turn % pool.len().max(1) as u64) as usize)?,
+        Algorithm::ConsistentHash { bounded_percent, .. } => match choice.hash {
+            Some(hash) => consistent(target, &pool, hash, *bounded_percent)?,
+            None => least_loaded(choice, &pool, latency, rng)?,
+        },
+    };
+    Some(Picked { index, probe: None })
+}
+
+/// Positions of the members that new requests may go to.
+fn positions(target: &Target) -> impl Iterator<Item = usize> {
+    let any_ready = target.members.iter().any(|m| m.endpoint.ready);
+    let may = move |m: &Member| if any_ready { m.endpoint.ready } else { m.endpoint.serving };
+    target.members.iter().enumerate().filter(move |(_, m)| may(m)).map(|(index, _)| index)
+}
+
+/// An endpoint whose penalty is over gets one request, before anything else is considered.
+fn due_probe(choice: &Choice<'_>, usable: &[usize]) -> Option<Picked> {
+    if choice.target.shared.quorum.ejected() == 0 {
+        return None;
+    }
+    let due = usable.iter().filter(|index| !choice.tried.contains(index));
+    due.copied().find_map(|index| {
+        let ejection = &choice.target.members[index].shared.ejection;
+        let probe = (ejection.standing(choice.now) == Standing::Probe).then(|| ejection.claim(choice.now))??;
+        Some(Picked { index, probe: Some(probe) })
+    })
+}
+
+fn unless_empty(pool: &[usize], keep: impl Fn(&usize) -> bool) -> Vec<usize> {
+    let kept: Vec<usize> = pool.iter().copied().filter(keep).collect();
+    if kept.is_empty() { pool.to_vec() } else { kept }
+}
+
+/// Endpoints of one zone that make it worth staying in.
+const ZONE_MIN: usize = 3;
+
+fn near(choice: &Choice<'_>, pool: Vec<usize>) -> Vec<usize> {
+    let here = |index: &usize| !choice.zone.is_empty() && *choice.target.members[*index].endpoint.zone == *choice.zone;
+    match choice.target.policy.load_balancing.locality {
+        Locality::Off => pool,
+        Locality::Prefer if pool.iter().filter(|i| here(i)).count() < ZONE_MIN => pool,
+        Locality::Prefer | Locality::Strict => unless_empty(&pool, here),
+    }
+}
+
+/// The cheaper of two chosen by chance (Mitzenmacher's power of two choices): latency times what is under way.
+fn least_loaded(
+    choice: &Choice<'_>,
+    pool: &[usize],
+    latency: impl Fn(usize) -> f64,
+    rng: &mut impl Rng,
+) -> Option<usize> {
+    let [first, second] = match pool.len() {
+        0 => return None,
+        1 => return Some(pool[0]),
+        count => {
+            let first = rng.random_range(0..count);
+            let second = rng.random_range(0..count - 1);
+            [pool[first], pool[if second >= first { second + 1 } else { second }]]
+        }
+    };
+    let cost = |index: usize| {
+        let shared = &choice.target.members[index].shared;
+        let under_way = f64::from(shared.in_flight.load(Ordering::Relaxed)) + 1.0;
+        latency(index) * under_way / weight(choice, index)
+    };
+    Some(if cost(second) < cost(first) { second } else { first })
+}
+
+/// Slow start: what is new, or back from an ejection, weighs less at first. Not where most are new: a rollout would starve.
+fn weight(choice: &Choice<'_>, index: usize) -> f64 {
+    let Some(SlowStart { window, min_weight_percent }) = &choice.target.policy.load_balancing.slow_start else {
+        return 1.0;
+    };
+    let age =
+        |m: &Member| choice.now.saturating_duration_since(m.shared.ejection.reinstated().unwrap_or(m.shared.since));
+    let members = &choice.target.members;
+    let own = age(&members[index]);
+    if own >= *window || members.iter().filter(|m| age(m) < *window).count() * 2 > members.len() {
+        return 1.0;
+    }
+    (own.as_secs_f64() / window.as_secs_f64().max(0.001)).max(f64::from(*min_weight_percent) / 100.0)
+}
+
+/// Rendezvous hashing with bounded loads (Mirrokni et al.): the endpoint that ranks first for this hash and has no more than
+/// its share of what is under way.
+fn consistent(target: &Target, pool: &[usize], hash: u64, bounded_percent: u32) -> Option<usize> {
+    let under_way = |index: usize| u64::from(target.members[index].shared.in_flight.load(Ordering::Relaxed));
+    let total: u64 = pool.iter().map(|i| under_way(*i)).sum::<u64>() + 1;
+    let most = (total * u64::from(bounded_percent)).div_ceil(100 * pool.len().max(1) as u64);
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let rank = |index: usize| hasher.hash_one((hash, &target.members[index].shared.identity));
+    let mut ranked = pool.to_vec();
+    ranked.sort_by_key(|index| std::cmp::Reverse(rank(*index)));
+    ranked.iter().copied().find(|i| under_way(*i) < most).or_else(|| ranked.first().copied())
+}
