@@ -69,7 +69,7 @@ impl Gate {
     }
 
     /// `acquire` that gives up at `deadline`. The clock is the runtime's, so that tests can hold it.
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, feature = "loom")))]
     pub async fn acquire_until(
         self: &Arc<Self>,
         waiters_max: u32,
@@ -405,7 +405,7 @@ impl Queue {
 
 const NIL: u32 = u32::MAX;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod model;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;

@@ -1,6 +1,6 @@
 //! Every interleaving of two workers at one gate, explored by loom. It must never be compiled into the product.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p leno-proxy --lib gate::model --release`, in a target directory of its own.
+//! Run with `cargo test -p leno-proxy --features loom --lib gate::model`.
 
 use std::pin::pin;
 use std::sync::Arc;

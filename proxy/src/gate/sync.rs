@@ -1,18 +1,18 @@
 //! The gate's atomics and lock: the real ones, or loom's when its interleavings are explored. It must never hold more than
 //! the gate names.
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, feature = "loom")))]
 pub(super) use parking_lot::Mutex;
-#[cfg(not(loom))]
+#[cfg(not(all(test, feature = "loom")))]
 pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-#[cfg(loom)]
+#[cfg(all(test, feature = "loom"))]
 pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-#[cfg(loom)]
+#[cfg(all(test, feature = "loom"))]
 pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
 
-#[cfg(loom)]
+#[cfg(all(test, feature = "loom"))]
 impl<T> Mutex<T> {
     pub(super) fn new(value: T) -> Self {
         Self(loom::sync::Mutex::new(value))
