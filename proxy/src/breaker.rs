@@ -174,7 +174,8 @@ impl Ejection {
             Outcome::StatusFailure => (inner.transport, inner.status) = (0, inner.status.saturating_add(1)),
         }
         let reached = |limit: Option<u32>, count: u32| limit.is_some_and(|limit| count >= limit);
-        let fails = reached(rules.consecutive_failures, inner.transport) || reached(rules.status_failures, inner.status);
+        let fails =
+            reached(rules.consecutive_failures, inner.transport) || reached(rules.status_failures, inner.status);
         if fails && self.quorum.join(rules) {
             // A relapse soon after the last penalty doubles it; an endpoint that has behaved starts over.
             let relapse = inner.reinstated.is_some_and(|at| now.saturating_duration_since(at) < inner.penalty * 2);
@@ -254,4 +255,5 @@ impl Drop for Probe {
     }
 }
 
-
+#[cfg(test)]
+mod tests;

@@ -163,21 +163,21 @@ impl Breaker {
         };
         let slow = self.rules.slow.as_ref().is_some_and(|slow| took >= slow.threshold);
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
+        let generation_now = inner.generation;
         match (trial, &mut inner.state) {
             (None, State::Closed) => {
                 inner.consecutive = if failed { inner.consecutive.saturating_add(1) } else { 0 };
                 inner.window.add(failed, slow, now);
-                if !self.should_trip(inner) {
+                if !self.should_trip(&inner) {
                     return None;
                 }
                 inner.openings = 0;
-                self.trip(inner, now, dice);
+                self.trip(&mut inner, now, dice);
                 Some(Phase::Open)
             }
-            (Some(generation), State::HalfOpen { .. }) if generation != inner.generation => None,
+            (Some(generation), State::HalfOpen { .. }) if generation != generation_now => None,
             (Some(_), State::HalfOpen { .. }) if failed || slow => {
-                self.trip(inner, now, dice);
+                self.trip(&mut inner, now, dice);
                 Some(Phase::Open)
             }
             (Some(_), State::HalfOpen { succeeded, .. }) => {
