@@ -5,9 +5,13 @@
 //! - `identity`: SPIFFE ids. `key`: the names of resources. `hash`: versions.
 //! - `convert`: wire to model and back. `wire`: the generated messages and services.
 
+pub mod authorize;
 pub mod hash;
 pub mod identity;
 pub mod key;
 pub mod policy;
 pub mod request;
+pub mod select;
+#[cfg(test)]
+mod testing;
 pub mod wire;

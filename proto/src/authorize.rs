@@ -1,0 +1,132 @@
+//! Who may call. Pure. Its `Permit` is the only proof that a request or connection may reach the application; nothing else
+//! can make one.
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::identity::SpiffeId;
+use crate::policy::Access;
+use crate::policy::AccessRule;
+use crate::policy::DefaultAccess;
+use crate::policy::Source;
+use crate::policy::SpiffeMatch;
+use crate::request::RequestView;
+
+/// Who is on the other end: a verified identity where there was mTLS, and the address.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'a> {
+    pub identity: Option<&'a SpiffeId>,
+    pub ip: IpAddr,
+}
+
+/// Proof that policy allowed this. Made by `authorize` alone.
+#[derive(Debug)]
+pub struct Permit {
+    /// How many Audit rules matched: counted, and nothing else.
+    pub audited: usize,
+    // Keeps others from making one.
+    _private: (),
+}
+
+/// Policy refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", match origin { Some(origin) => format!("AccessPolicy {origin} denies it"), None => "no AccessPolicy allows it".to_owned() })]
+pub struct Denied {
+    /// The policy that denies, `namespace/name`; `None`: none allows.
+    pub origin: Option<Arc<str>>,
+}
+
+/// Any matching deny denies; else, where some Allow policy selects the port, one must match; else the default. `request` is
+/// `None` for a connection that carries no requests: there an allow with terms of requests does not match, and a deny
+/// matches on its part about the peer.
+///
+/// # Errors
+/// Policy refuses.
+pub fn authorize(access: &Access, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> Result<Permit, Denied> {
+    if let Some(rule) = access.deny.iter().find(|rule| denies(rule, peer, request)) {
+        return Err(Denied { origin: Some(rule.origin.clone()) });
+    }
+    let allowed = match access.restricted {
+        true => access.allow.iter().any(|rule| matches(rule, peer, request)),
+        false => access.default == DefaultAccess::Allow,
+    };
+    if !allowed {
+        return Err(Denied { origin: None });
+    }
+    let audited = access.audit.iter().filter(|rule| matches(rule, peer, request)).count();
+    Ok(Permit { audited, _private: () })
+}
+
+/// Whether any rule of the port is about requests: such a port never falls back to opaque.
+pub fn has_layer7(access: &Access) -> bool {
+    let mut rules = access.deny.iter().chain(&access.allow).chain(&access.audit);
+    rules.any(is_layer7)
+}
+
+fn is_layer7(rule: &AccessRule) -> bool {
+    !rule.methods.is_empty() || !rule.paths.is_empty()
+}
+
+fn matches(rule: &AccessRule, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> bool {
+    let request_matches = match request {
+        Some(request) => request_matches(rule, request),
+        None => !is_layer7(rule),
+    };
+    request_matches && source_matches(rule, peer)
+}
+
+fn denies(rule: &AccessRule, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> bool {
+    request.is_none_or(|request| request_matches(rule, request)) && source_matches(rule, peer)
+}
+
+fn request_matches(rule: &AccessRule, request: &RequestView<'_>) -> bool {
+    let method = rule.methods.is_empty() || rule.methods.iter().any(|m| **m == *request.method);
+    method && (rule.paths.is_empty() || rule.paths.iter().any(|p| path_matches(p, request.path)))
+}
+
+/// Exact, or all that begins with what stands before a final `*`.
+fn path_matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => path == pattern,
+    }
+}
+
+fn source_matches(rule: &AccessRule, peer: &Peer<'_>) -> bool {
+    match &rule.sources {
+        None => true,
+        Some(sources) => sources.iter().any(|source| one_source_matches(source, peer)),
+    }
+}
+
+/// All terms that are set must hold; a source without terms is nobody's.
+fn one_source_matches(source: &Source, peer: &Peer<'_>) -> bool {
+    let Source { spiffe, namespaces, cidrs } = source;
+    let some = !(spiffe.is_empty() && namespaces.is_empty() && cidrs.is_empty());
+    let identity = spiffe.is_empty() || peer.identity.is_some_and(|id| spiffe.iter().any(|m| spiffe_matches(m, id)));
+    let namespace = namespaces.is_empty()
+        || peer
+            .identity
+            .and_then(SpiffeId::namespace)
+            .is_some_and(|namespace| namespaces.iter().any(|n| **n == *namespace));
+    some && identity && namespace && (cidrs.is_empty() || cidrs.iter().any(|cidr| cidr.contains(&canonical(peer.ip))))
+}
+
+/// An IPv4 address that arrived on an IPv6 socket is that IPv4 address.
+fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+fn spiffe_matches(matched: &SpiffeMatch, identity: &SpiffeId) -> bool {
+    match matched {
+        SpiffeMatch::Exact(exact) => exact == identity,
+        SpiffeMatch::Prefix(pattern) => {
+            // `spiffe://domain/path/*`: whole segments only.
+            let prefix = pattern.strip_suffix('*').unwrap_or(pattern);
+            prefix.ends_with('/') && identity.as_str().starts_with(prefix)
+        }
+    }
+}
