@@ -1,0 +1,39 @@
+//! Runs other programs and says so. It must never hide what it ran or that it failed.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+/// Prints the command, runs it with our terminal, and fails where it fails.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let line = line(command);
+    eprintln!("\x1b[1m> {line}\x1b[0m");
+    let start = Instant::now();
+    let status = command.status().with_context(|| format!("start {line}"))?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    eprintln!("  {:.1} s", start.elapsed().as_secs_f32());
+    Ok(())
+}
+
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+fn line(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = command.get_args().map(|a| a.to_string_lossy().into_owned());
+    std::iter::once(program.to_string_lossy().into_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask test`: everything that needs no cluster, in the order in which a failure is cheapest. It installs what the
+//! foreign peers need where that is missing, and prints what it runs.
+
+use std::process::Command;
+
+use crate::shell;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only the tests of the crates: no tidy, no model checking, no foreign peers.
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.quick {
+        return shell::run(&mut shell::cargo(&["test", "--workspace", "--exclude", "leno-e2e"]));
+    }
+    crate::tidy::run()?;
+    shell::run(&mut shell::cargo(&["test", "--workspace", "--exclude", "leno-e2e"]))?;
+    model_check()?;
+    foreign()
+}
+
+/// The `Gate` under loom: every interleaving of two workers.
+fn model_check() -> anyhow::Result<()> {
+    let mut loom = shell::cargo(&["test", "-p", "leno-proxy", "--lib", "--target-dir", "target/loom", "loom_"]);
+    loom.env("RUSTFLAGS", "--cfg loom").env("LOOM_MAX_PREEMPTIONS", "3");
+    shell::run(&mut loom)
+}
+
+/// Real processes with clients and servers that are not ours, over real sockets.
+fn foreign() -> anyhow::Result<()> {
+    crate::demo::build()?;
+    install()?;
+    shell::run(&mut shell::cargo(&["test", "--profile", crate::demo::PROFILE, "-p", "leno-e2e"]))
+}
+
+/// Debian's packages that the foreign tests drive, where they are missing and we may install them.
+fn install() -> anyhow::Result<()> {
+    let wanted =
+        [("curl", "curl"), ("python3", "python3"), ("node", "nodejs"), ("nft", "nftables"), ("ip", "iproute2")];
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
+    shell::run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing))
+}
+
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(program).exists())
+}
