@@ -1,23 +1,127 @@
-//! HTTP/2, the h2 crate driven directly. (to be written)
-use std::marker::PhantomData;
-use std::task::Context;
-use std::task::Poll;
+//! HTTP/2 by the h2 crate driven directly, for the hop between two sidecars and for applications. It must never hold bytes
+//! of a body without counting them, nor end a body cleanly that was cut.
 
-use bytes::Bytes;
-use leno_proto::request::Headers;
+pub mod client;
+mod convert;
+mod incoming;
+mod keep_alive;
+mod outgoing;
+pub mod server;
+#[cfg(test)]
+mod tests;
 
-use crate::error::Reason;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-pub struct Incoming<'c>(PhantomData<&'c ()>);
-impl Incoming<'_> {
-    pub fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reason>>> {
-        Poll::Ready(None)
+pub use crate::http::h2::client::Client;
+pub use crate::http::h2::client::Slot;
+pub use crate::http::h2::incoming::Incoming;
+pub use crate::http::h2::server::serve;
+
+/// Frames are this large at most, so that a small message never waits long behind a large one.
+const FRAME: usize = 16 * 1024;
+/// Messages below this are put together rather than passed on as they are.
+const SMALL: usize = 1024;
+/// A stream that has moved more makes its connection one for bulk.
+const BULK: u64 = 1024 * 1024;
+
+/// What one end of a connection allows. `hop` and `plaintext` are the two that exist; policy adjusts fields.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Streams that the peer may have open.
+    pub streams: u32,
+    pub stream_window: u32,
+    /// `streams` times `stream_window` at best: less, and streams that stand still starve the others.
+    pub connection_window: u32,
+    /// Bytes of a decoded head.
+    pub header_list: u32,
+    /// Fields of a head.
+    pub fields: usize,
+    /// Bytes of one stream that wait in the h2 crate for the connection to be writable.
+    pub send_buffer: usize,
+    /// Streams that we reset for the peer's errors before the connection ends (MadeYouReset).
+    pub local_resets: usize,
+    /// Requests a second that the peer may reset before they were answered (Rapid Reset).
+    pub early_resets: u32,
+    /// From the first byte to the end of the preface.
+    pub handshake: Duration,
+    /// A peer that answers no ping in `timeout` is gone.
+    pub keep_alive: Option<KeepAlive>,
+    /// A connection without streams for this long is closed (server).
+    pub idle: Option<Duration>,
+    pub ledger: Ledger,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// Between two sidecars.
+    pub fn hop(ledger: Ledger) -> Self {
+        Self {
+            streams: 128,
+            stream_window: 256 * 1024,
+            connection_window: 32 * 1024 * 1024,
+            header_list: 64 * 1024,
+            fields: 128,
+            send_buffer: 64 * 1024,
+            local_resets: 100,
+            early_resets: 200,
+            handshake: Duration::from_secs(10),
+            keep_alive: Some(KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }),
+            idle: None,
+            ledger,
+        }
     }
-    pub fn trailers(&mut self) -> Option<Headers> {
-        None
+
+    /// With an application, or with whoever speaks HTTP/2 in the clear.
+    pub fn plaintext(ledger: Ledger) -> Self {
+        Self {
+            streams: 100,
+            connection_window: 100 * 256 * 1024,
+            fields: 100,
+            idle: Some(Duration::from_secs(300)),
+            ..Self::hop(ledger)
+        }
     }
-    pub fn poll_idle(&mut self, _: &mut Context<'_>) {}
-    pub fn length(&self) -> Option<u64> {
-        None
+}
+
+/// Bytes of HTTP/2 bodies that wait in this proxy because whoever they are for has no room. Shared by all workers.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    held: AtomicUsize,
+    cap: usize,
+}
+
+impl Ledger {
+    pub fn new(cap: usize) -> Self {
+        Self(Arc::new(Counted { held: AtomicUsize::new(0), cap }))
+    }
+
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// From here on nobody gets credit who holds bytes here, and new streams are refused.
+    pub fn is_full(&self) -> bool {
+        self.held() >= self.0.cap
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn sub(&self, bytes: usize) {
+        if bytes > 0 {
+            self.0.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }

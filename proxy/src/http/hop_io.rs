@@ -306,4 +306,4 @@ fn again(error: &io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

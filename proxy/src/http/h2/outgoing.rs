@@ -1,0 +1,175 @@
+//! A body on its way out over HTTP/2: never more than the peer and the connection have room for, small messages put
+//! together, and never a clean end under a body that was cut or that broke its Content-Length.
+
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use ::h2::SendStream;
+use bytes::Bytes;
+use bytes::BytesMut;
+use leno_proto::request::Headers;
+
+use crate::error::Reason;
+use crate::http::body::Body;
+use crate::http::h2::FRAME;
+use crate::http::h2::SMALL;
+use crate::http::h2::convert;
+
+/// What was taken from a body and not yet given to the stream.
+pub(super) struct Gathered {
+    big: Bytes,
+    /// After `big`: messages put together.
+    small: BytesMut,
+    ended: bool,
+    trailers: Option<Headers>,
+    /// From the trailers.
+    pub(super) grpc_status: Option<u16>,
+    /// What the head promised.
+    declared: Option<u64>,
+    pub(super) taken: u64,
+}
+
+/// Why a body did not go out whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Its source ended badly.
+    Source(Reason),
+    /// The peer reset the stream or the connection ended; without an error if it merely needs no more.
+    Peer { wanted: bool },
+}
+
+impl Gathered {
+    pub(super) fn new(declared: Option<u64>) -> Self {
+        Self {
+            big: Bytes::new(),
+            small: BytesMut::new(),
+            ended: false,
+            trailers: None,
+            grpc_status: None,
+            declared,
+            taken: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.big.len() + self.small.len()
+    }
+
+    /// Whether the body had nothing at all.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.ended && self.len() == 0 && self.trailers.is_none()
+    }
+
+    /// Takes what is ready, a frame's worth at most.
+    pub(super) fn gather(&mut self, body: &mut Body<'_>, cx: &mut Context<'_>) -> Result<(), Reason> {
+        while !self.ended && self.len() < FRAME {
+            match body.poll_data(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Ok(bytes))) => {
+                    self.taken += bytes.len() as u64;
+                    if self.declared.is_some_and(|declared| self.taken > declared) {
+                        return Err(Reason::BadFraming);
+                    }
+                    if self.len() == 0 && bytes.len() >= SMALL {
+                        self.big = bytes;
+                    } else {
+                        self.small.extend_from_slice(&bytes);
+                    }
+                }
+                Poll::Ready(Some(Err(reason))) => return Err(reason),
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    self.trailers = body.trailers();
+                    self.grpc_status = self.trailers.as_ref().and_then(convert::grpc_status);
+                    if self.declared.is_some_and(|declared| self.taken != declared) {
+                        return Err(Reason::BadFraming);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, most: usize) -> Bytes {
+        if self.big.is_empty() {
+            let n = most.min(self.small.len());
+            self.small.split_to(n).freeze()
+        } else {
+            let n = most.min(self.big.len());
+            self.big.split_to(n)
+        }
+    }
+
+    /// Sends until the body has ended. Resets the stream if the source was cut.
+    pub(super) fn poll_send(
+        &mut self,
+        body: &mut Body<'_>,
+        send: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Cut>> {
+        loop {
+            if let Err(reason) = self.gather(body, cx) {
+                send.send_reset(reset_for(reason));
+                return Poll::Ready(Err(Cut::Source(reason)));
+            }
+            if self.len() == 0 {
+                if self.ended {
+                    return Poll::Ready(self.finish(send));
+                }
+                body.poll_idle(cx);
+                return poll_gone(send, cx);
+            }
+            send.reserve_capacity(self.len());
+            let mut room = send.capacity();
+            if room == 0 {
+                room = match send.poll_capacity(cx) {
+                    Poll::Pending => {
+                        body.poll_idle(cx);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Some(Ok(room))) => room,
+                    Poll::Ready(Some(Err(_)) | None) => return poll_gone(send, cx),
+                };
+            }
+            if room == 0 {
+                continue;
+            }
+            let data = self.take(room);
+            let last = self.ended && self.len() == 0 && self.trailers.is_none();
+            if send.send_data(data, last).is_err() {
+                return Poll::Ready(Err(Cut::Peer { wanted: true }));
+            }
+            if last {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn finish(&mut self, send: &mut SendStream<Bytes>) -> Result<(), Cut> {
+        let sent = match self.trailers.take() {
+            Some(trailers) => send.send_trailers(convert::trailers(&trailers)),
+            None => send.send_data(Bytes::new(), true),
+        };
+        sent.map_err(|_| Cut::Peer { wanted: true })
+    }
+}
+
+/// How the peer ended the stream, once it has.
+fn poll_gone(send: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+    let wanted = match ready!(send.poll_reset(cx)) {
+        Ok(reason) => reason != ::h2::Reason::NO_ERROR,
+        Err(_) => true,
+    };
+    Poll::Ready(Err(Cut::Peer { wanted }))
+}
+
+/// What the peer is told of a body that was cut: never an end.
+pub(super) fn reset_for(reason: Reason) -> ::h2::Reason {
+    match reason {
+        Reason::ClientGone => ::h2::Reason::CANCEL,
+        Reason::BadFraming | Reason::ProtocolError => ::h2::Reason::PROTOCOL_ERROR,
+        Reason::H2Abuse => ::h2::Reason::ENHANCE_YOUR_CALM,
+        _ => ::h2::Reason::INTERNAL_ERROR,
+    }
+}
