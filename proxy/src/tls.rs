@@ -358,6 +358,15 @@ pub fn control_plane(trust: &Arc<Trust>, expected: &SpiffeId) -> Result<Arc<Clie
     client_config(trust, expected, None, "h2")
 }
 
+/// The SPIFFE id that a chain names; nothing is verified.
+///
+/// # Errors
+/// There is no leaf, or it does not have exactly one URI SAN with a SPIFFE id.
+pub fn identity_of(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, String> {
+    let (leaf, intermediates) = chain.split_first().ok_or("the chain is empty")?;
+    Ok(verify::identity(verify::Chain { leaf, intermediates })?)
+}
+
 fn unusable(error: &rustls::Error) -> TlsError {
     TlsError { reason: Reason::NoCertificate, message: format!("own key and certificate cannot be used: {error}") }
 }
