@@ -9,6 +9,8 @@ pub mod fields;
 mod incoming;
 pub mod parse;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 pub use crate::http::h1::client::Answer;

@@ -238,6 +238,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         let response = {
             let mut call = pin!(service.call(Request { head, body, interim: &interim }));
             poll_fn(|cx| {
+                self.poll_drain(cx);
                 let response = call.as_mut().poll(cx);
                 self.write_interims(&interim, asked.version);
                 match response {
