@@ -21,6 +21,8 @@ pub const CAP: usize = 64 * 1024;
 /// Bytes that one turn of the connection may read. More would let one connection hold its worker, and would put more small
 /// DATA frames at once before the streams than the h2 crate's budget for unread frames allows.
 const TURN: usize = 64 * 1024;
+/// Reads of 4 KiB that a connection's end may spend on what nobody will read.
+const DISCARDS: usize = 32;
 /// Buffers that a thread keeps for reuse: as many connections as are mid-flush at once.
 const SPARES: usize = 16;
 
@@ -57,7 +59,7 @@ enum State {
     Open,
     /// The connection asked for a shutdown: write all, then end the stream.
     Ending,
-    /// The flusher is done, well or not.
+    /// Nothing can be written any more, after a shutdown or an error.
     Ended,
     /// The connection is gone.
     Dropped,
@@ -82,26 +84,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
 }
 
 /// The flusher: sleeps until something was appended, lets the tasks that are queued already append theirs, writes it all.
-async fn flush<T: AsyncWrite + Unpin>(shared: Rc<RefCell<Shared<T>>>) {
-    loop {
-        poll_fn(|cx| shared.borrow_mut().poll_work(cx)).await;
+/// At the end it reads away what the peer had sent: closing a socket over unread bytes resets it, and a reset overtakes
+/// the last words.
+async fn flush<T: AsyncRead + AsyncWrite + Unpin>(shared: Rc<RefCell<Shared<T>>>) {
+    while poll_fn(|cx| shared.borrow_mut().poll_work(cx)).await {
         if shared.borrow().state == State::Open {
             after_queued().await;
         }
         let result = poll_fn(|cx| shared.borrow_mut().poll_write_out(cx)).await;
-        let mut shared = shared.borrow_mut();
-        let done = shared.state != State::Open;
-        if let Err(error) = result {
-            shared.error = Some(error);
-        } else if !done {
-            continue;
-        }
-        shared.state = State::Ended;
-        shared.give_back();
-        wake(&mut shared.writer);
-        wake(&mut shared.reader);
-        return;
+        shared.borrow_mut().written(result);
     }
+    poll_fn(|cx| {
+        let mut discard = [0; 4096];
+        for _ in 0..DISCARDS {
+            let mut read = ReadBuf::new(&mut discard);
+            let more = Pin::new(&mut shared.borrow_mut().io).poll_read(cx, &mut read);
+            if !matches!(more, Poll::Ready(Ok(()))) || read.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Once to the tail of the task queue. Not `yield_now`, which would wait for a look at every socket too.
@@ -118,12 +122,31 @@ async fn after_queued() {
 }
 
 impl<T> Shared<T> {
-    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at < self.out.len() || self.state != State::Open {
-            return Poll::Ready(());
+    /// Whether there is something to do, or nothing ever again.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.state {
+            State::Open if self.at < self.out.len() => return Poll::Ready(true),
+            State::Ending => return Poll::Ready(true),
+            State::Dropped => return Poll::Ready(self.at < self.out.len() && self.error.is_none()),
+            State::Open | State::Ended => {}
         }
         keep(&mut self.flusher, cx);
         Poll::Pending
+    }
+
+    fn written(&mut self, result: io::Result<()>) {
+        let failed = result.is_err();
+        if let Err(error) = result {
+            self.error = Some(error);
+        }
+        if self.state != State::Dropped && (failed || self.state == State::Ending) {
+            self.state = State::Ended;
+        }
+        if failed || self.state == State::Ended {
+            self.give_back();
+            wake(&mut self.writer);
+            wake(&mut self.reader);
+        }
     }
 
     /// Room for more, or why there will be none.
@@ -276,11 +299,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
 impl<T> Drop for HopIo<T> {
     fn drop(&mut self) {
         let mut shared = self.shared.borrow_mut();
-        if shared.state != State::Ended {
-            shared.state = State::Dropped;
-            wake(&mut shared.flusher);
-            wake(&mut shared.stalled);
-        }
+        shared.state = State::Dropped;
+        wake(&mut shared.flusher);
+        wake(&mut shared.stalled);
     }
 }
 

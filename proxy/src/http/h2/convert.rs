@@ -74,7 +74,7 @@ pub(super) fn request_head(parts: &Parts, fields: usize) -> Result<RequestHead, 
         head.headers.push(b"content-length", length.as_bytes());
     }
     let rooted = head.target.starts_with('/') || (head.target == "*" && parts.method == Method::OPTIONS);
-    if parts.method != Method::CONNECT && !rooted {
+    if !rooted {
         return Err(Reason::BadFraming);
     }
     Ok(head)

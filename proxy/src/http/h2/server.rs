@@ -233,7 +233,7 @@ async fn stream<S: Service>(
     open: Open,
 ) {
     let (parts, recv) = request.into_parts();
-    if parts.method == ::http::Method::CONNECT {
+    if parts.method == ::http::Method::CONNECT && parts.uri.authority().is_some() {
         respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
         return;
     }
@@ -284,10 +284,10 @@ fn keep_drained(arrival: Option<&Rc<RefCell<Arrival>>>, cx: &mut Context<'_>) {
     }
 }
 
-/// Answers what is no request.
+/// What is no request: too large a one gets an answer, a malformed one a stream error (RFC 9113 section 8.1.1).
 fn refuse<S: Service>(service: &S, reason: Reason, mut respond: SendResponse<Bytes>) {
-    let head = convert::response(&service.refused(reason));
-    if head.is_none_or(|head| respond.send_response(head, true).is_err()) {
+    let answer = convert::response(&service.refused(reason)).filter(|_| reason == Reason::HeadersTooLarge);
+    if answer.is_none_or(|answer| respond.send_response(answer, true).is_err()) {
         respond.send_reset(::h2::Reason::PROTOCOL_ERROR);
     }
 }

@@ -34,7 +34,13 @@ use crate::timer::Timers;
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let bounded = async { tokio::time::timeout(std::time::Duration::from_secs(60), test).await };
+    let bounded = async {
+        tokio::time::timeout(
+            std::time::Duration::from_secs(if std::env::var_os("LENO_FULL").is_some() { 600 } else { 60 }),
+            test,
+        )
+        .await
+    };
     LocalSet::new().block_on(&runtime, bounded).expect("no test takes this long");
 }
 

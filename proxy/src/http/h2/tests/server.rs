@@ -5,7 +5,9 @@ use std::time::Duration;
 use ::h2::client::SendRequest;
 use ::http::HeaderMap;
 use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::http::hop_io::tests::Counted;
@@ -192,8 +194,8 @@ fn a_bad_host_is_refused_before_the_service_sees_it() {
         let mut send = raw(served.io.take().expect("unused")).await;
         let mut request = to("/echo");
         request.headers_mut().insert("host", "other.test".parse().expect("valid"));
-        let response = send.send_request(request, true).expect("sent").0.await.expect("an answer");
-        assert_eq!(response.status(), 400);
+        let error = send.send_request(request, true).expect("sent").0.await.expect_err("a reset");
+        assert_eq!(error.reason(), Some(::h2::Reason::PROTOCOL_ERROR));
         assert_eq!(served.app.calls.get(), 0);
         assert_eq!(*served.app.refused.borrow(), [Reason::BadFraming]);
     });
@@ -301,5 +303,22 @@ fn a_silent_connection_is_closed() {
     run(async {
         let served = served(&Settings { handshake: Duration::from_millis(10), ..settings() });
         assert_eq!(served.done.await.expect("no panic"), Err(Reason::HeaderTimeout));
+    });
+}
+
+#[test]
+fn the_last_words_reach_a_peer_that_is_still_talking() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut client = tokio::net::TcpStream::connect(address).await.expect("connects");
+        // Not a preface, and more than the server will read of it.
+        client.write_all(&[b'x'; 50_000]).await.expect("room");
+        let (server, _) = listener.accept().await.expect("accepts");
+        let (timers, app) = (Timers::new(), Rc::new(App::default()));
+        assert_eq!(serve(server, &settings(), app, &timers, std::future::pending()).await, Err(Reason::BadFraming));
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.expect("an end, not a reset");
+        assert_eq!(said[3], 4, "SETTINGS");
     });
 }
