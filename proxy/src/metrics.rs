@@ -93,7 +93,7 @@ impl Histogram {
 }
 
 /// Which story: as seen from our application.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     Inbound,
     Outbound,

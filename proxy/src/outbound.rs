@@ -1,1 +1,165 @@
-//! (to be written)
+//! The outbound story: the application's connections, from accept to the last byte of each answer. It must never send in
+//! plaintext where policy says mTLS, nor dial an address that leads back here.
+
+mod again;
+mod pick;
+mod place;
+mod request;
+mod route;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use leno_proto::policy::Protocol;
+use tokio::net::TcpStream;
+
+use crate::ending::Ending;
+use crate::error::Error;
+use crate::error::Reason;
+use crate::http::ResponseLog;
+use crate::http::h1;
+use crate::http::h1::Stream;
+use crate::http::h2;
+use crate::listener::Accepted;
+use crate::listener::Front;
+use crate::local::Local;
+use crate::metrics::Direction;
+use crate::net;
+use crate::net::Early;
+use crate::net::Io;
+use crate::outbound::place::Place;
+use crate::outbound::request::Requests;
+use crate::outbound::tunnel::Tunnelled;
+use crate::sniff;
+use crate::sniff::Sniff;
+use crate::tcp;
+
+/// The life of one connection of the application.
+pub async fn serve(local: Rc<Local>, accepted: Accepted) {
+    let Accepted { stream, peer, front, seat: _seat } = accepted;
+    let mut ending = Ending::connection(&local, Direction::Outbound, peer);
+    let outcome = match net::adopt(stream) {
+        Ok(stream) => connection(&local, stream, peer, &front, &mut ending).await,
+        Err(error) => Err(Error::Because { reason: Reason::ClientGone, detail: error.to_string() }),
+    };
+    match outcome {
+        // Its requests, or its tunnel, have told their own ends.
+        Ok(()) => ending.silence(),
+        Err(error) => {
+            local.shared.metrics.proxy.connection_failures.increment(error.reason());
+            ending.failed(error.reason(), error.to_string());
+            ending.ended(crate::http::End { cut: Some(error.reason()), ..Default::default() });
+        }
+    }
+}
+
+async fn connection(
+    local: &Rc<Local>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    front: &Front,
+    ending: &mut Ending,
+) -> Result<(), Error> {
+    let place = place::of(local, front, &stream).await?;
+    ending.service = place.label();
+    let mut early = BytesMut::new();
+    match place.protocol() {
+        Protocol::Opaque | Protocol::Tls => return tunnel::run(local, place, stream, early, peer).await,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            // The client of an HTTP server speaks first, however late.
+            http(local, place, stream, early, peer, Wait::ForEver).await
+        }
+        Protocol::Detect if !place.may_be_opaque() => {
+            http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await
+        }
+        Protocol::Detect => match tokio::time::timeout(SILENCE, first_bytes(&stream, &mut early)).await {
+            Ok(sniffed) => match sniffed? {
+                Sniff::Http1 | Sniff::Http2 | Sniff::NeedMore => {
+                    http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await
+                }
+                Sniff::Tls | Sniff::Opaque => tunnel::run(local, place, stream, early, peer).await,
+            },
+            // Perhaps the server speaks first: whoever is first decides.
+            Err(_) => match tunnel::speculate(local, &place, &stream, &mut early, peer).await? {
+                Tunnelled::Opaque(upstream) => upstream.run(stream, early).await,
+                Tunnelled::Http => http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await,
+            },
+        },
+    }
+}
+
+enum Wait {
+    ForEver,
+    Until(Duration),
+}
+
+/// A connection that carries requests.
+async fn http(
+    local: &Rc<Local>,
+    place: Place,
+    stream: TcpStream,
+    mut early: BytesMut,
+    peer: SocketAddr,
+    wait: Wait,
+) -> Result<(), Error> {
+    let sniffed = match wait {
+        Wait::ForEver => first_bytes(&stream, &mut early).await?,
+        Wait::Until(most) => match tokio::time::timeout(most, first_bytes(&stream, &mut early)).await {
+            Ok(sniffed) => sniffed?,
+            Err(_) => {
+                let detail = format!("no protocol was recognised in {most:?}");
+                return Err(Error::Because { reason: Reason::DetectTimeout, detail });
+            }
+        },
+    };
+    let requests = Rc::new(Requests { local: Rc::clone(local), place, peer });
+    let mut drain = local.shared.drain.clone();
+    let drained = async move { drain.reached(crate::drain::Phase::Forced).await };
+    match sniffed {
+        Sniff::Http1 => {
+            let stream = Stream { io: Io::Tcp(stream), read: early };
+            let served = h1::serve(stream, &h1::ServerSettings::default(), &*requests, drained).await;
+            tcp::served(served, TUNNEL_IDLE).await;
+            Ok(())
+        }
+        Sniff::Http2 => {
+            let settings = h2::Settings::plaintext(local.shared.ledger.clone());
+            let io = Early::new(Io::Tcp(stream), early);
+            // What went wrong on the connection, its streams have told.
+            let _ = h2::serve(io, &settings, requests, &local.timers, drained).await;
+            Ok(())
+        }
+        Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
+            let detail = "neither HTTP/1 nor HTTP/2 on a port for HTTP".to_owned();
+            Err(Error::Because { reason: Reason::OpaqueDenied, detail })
+        }
+    }
+}
+
+/// Reads until the protocol shows. An end before that is an end.
+pub(crate) async fn first_bytes(stream: &TcpStream, early: &mut BytesMut) -> Result<Sniff, Error> {
+    loop {
+        let sniffed = sniff::sniff(early);
+        if sniffed != Sniff::NeedMore {
+            return Ok(sniffed);
+        }
+        stream.readable().await.map_err(|_| Error::ClientGone)?;
+        match stream.try_read_buf(early) {
+            Ok(0) if early.is_empty() => return Err(Error::ClientGone),
+            Ok(0) => return Ok(Sniff::Opaque),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Error::ClientGone),
+        }
+    }
+}
+
+/// An upgraded connection on which nothing moves for this long is closed (TrafficPolicy's `timeouts.streamIdle` by default).
+const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+/// A client that is silent for this long may be waiting for the server to speak (CONTRACTS section 8).
+const SILENCE: Duration = Duration::from_millis(100);
+/// Then the connection is closed, where only requests may pass (InboundPolicy's `timeouts.detect` by default).
+const DETECT_MAX: Duration = Duration::from_secs(3);

@@ -21,6 +21,9 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
+use crate::error::Reason;
+use crate::http::ResponseLog;
+use crate::http::h1::Served;
 use crate::net;
 use crate::net::Io;
 
@@ -94,6 +97,23 @@ pub async fn copy(client: Side<'_>, upstream: Side<'_>, idle: Option<Duration>) 
         }
     }
     Copied { sent: there.bytes, received: back.bytes, end }
+}
+
+/// What follows an HTTP/1 connection that was served: nothing, or the tunnel that its last answer began.
+pub async fn served<L: ResponseLog>(served: Served<L>, idle: Duration) {
+    let Served::Tunnel { client, upstream, log } = served else { return };
+    let (mut near, mut far, _guard) = (client.io, upstream.io, upstream.guard);
+    let client = Side { io: &mut near, read: client.read };
+    let upstream = Side { io: &mut far, read: upstream.read };
+    let copied = copy(client, upstream, Some(idle)).await;
+    let cut = match copied.end {
+        End::Clean => None,
+        End::Idle => Some(Reason::StreamIdle),
+        End::Client(_) => Some(Reason::ClientGone),
+        End::Upstream(_) => Some(Reason::ResetBeforeResponse),
+    };
+    let end = crate::http::End { request_bytes: copied.sent, response_bytes: copied.received, cut, grpc_status: None };
+    log.ended(end);
 }
 
 /// One direction.

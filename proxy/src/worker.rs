@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use leno_proto::policy::ServicePort;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
@@ -29,8 +30,8 @@ pub struct Crew {
 
 /// One worker, as the others see it.
 struct Desk {
-    // Bounded by `open_max`: nothing is sent here without a seat.
-    inbox: mpsc::UnboundedSender<Accepted>,
+    // Bounded by `open_max` for connections, and by the waiters of the gates for the rest.
+    inbox: mpsc::UnboundedSender<Job>,
     open: AtomicUsize,
 }
 
@@ -38,7 +39,14 @@ struct Desk {
 pub struct Worker {
     pub index: usize,
     pub crew: Arc<Crew>,
-    pub inbox: mpsc::UnboundedReceiver<Accepted>,
+    pub inbox: mpsc::UnboundedReceiver<Job>,
+}
+
+/// What comes to a worker from others.
+pub enum Job {
+    Connection(Accepted),
+    /// Somebody waits for a connection to this destination: give up an idle one.
+    Reclaim(ServicePort),
 }
 
 /// A connection's place on a worker, given back when dropped.
@@ -74,6 +82,20 @@ where
             .push(std::thread::Builder::new().name(format!("leno-worker-{index}")).spawn(move || live(worker, story))?);
     }
     Ok((crew, threads))
+}
+
+/// A worker without a thread: whoever holds it is its thread. For meshes in one process.
+pub fn alone(open_max: usize) -> (Arc<Crew>, Worker) {
+    let (inbox, receiver) = mpsc::unbounded_channel();
+    let crew = Arc::new(Crew {
+        desks: Box::new([Desk { inbox, open: AtomicUsize::new(0) }]),
+        open: AtomicUsize::new(0),
+        open_max,
+        refused: AtomicU64::new(0),
+        panics: AtomicU64::new(0),
+    });
+    let worker = Worker { index: 0, crew: Arc::clone(&crew), inbox: receiver };
+    (crew, worker)
 }
 
 fn live<S, F>(worker: Worker, story: S)
@@ -118,7 +140,7 @@ impl Crew {
     /// Hands a connection over, before any runtime knows its descriptor.
     pub fn give(&self, accepted: Accepted) {
         // A worker that has gone takes nothing more: dropping the connection closes it.
-        let _ = self.desks[accepted.seat.worker].inbox.send(accepted);
+        let _ = self.desks[accepted.seat.worker].inbox.send(Job::Connection(accepted));
     }
 
     /// A place on the least loaded worker; `here` wins ties, for a connection that stays costs nothing. `None`: all taken.
@@ -132,6 +154,13 @@ impl Crew {
         let worker = (0..self.desks.len()).min_by_key(|&worker| (load(worker), worker != here)).unwrap_or(here);
         self.desks[worker].open.fetch_add(1, Ordering::Relaxed);
         Some(Seat { crew: Arc::clone(self), worker })
+    }
+
+    /// Asks every worker for an idle connection's permit.
+    pub fn reclaim(&self, target: &ServicePort) {
+        for desk in &self.desks {
+            let _ = desk.inbox.send(Job::Reclaim(target.clone()));
+        }
     }
 
     pub fn workers(&self) -> usize {

@@ -42,11 +42,11 @@ impl<C> Shelf<C> {
         &mut self,
         now: Instant,
         idle_limit: Duration,
-        mut is_quiet: impl FnMut(&C) -> bool,
+        mut is_quiet: impl FnMut(&mut C) -> bool,
     ) -> (Option<Kept<C>>, Vec<Closed<C>>) {
         let mut closed = Vec::new();
-        while let Some(kept) = self.idle.pop() {
-            if !is_quiet(&kept.connection) {
+        while let Some(mut kept) = self.idle.pop() {
+            if !is_quiet(&mut kept.connection) {
                 closed.push((kept, Close::Peer));
             } else if let Some(why) = kept.expired(now, idle_limit) {
                 closed.push((kept, why));
@@ -76,11 +76,17 @@ impl<C> Shelf<C> {
         receiver
     }
 
-    /// Those that idled or lived too long.
-    pub fn sweep(&mut self, now: Instant, idle_limit: Duration) -> Vec<Closed<C>> {
+    /// Those that were closed, idled or lived too long.
+    pub fn sweep(
+        &mut self,
+        now: Instant,
+        idle_limit: Duration,
+        mut is_quiet: impl FnMut(&mut C) -> bool,
+    ) -> Vec<Closed<C>> {
         let (mut kept, mut closed) = (Vec::with_capacity(self.idle.len()), Vec::new());
-        for item in self.idle.drain(..) {
-            match item.expired(now, idle_limit) {
+        for mut item in self.idle.drain(..) {
+            let peer = (!is_quiet(&mut item.connection)).then_some(Close::Peer);
+            match peer.or_else(|| item.expired(now, idle_limit)) {
                 Some(why) => closed.push((item, why)),
                 None => kept.push(item),
             }

@@ -69,7 +69,7 @@ fn the_longest_idle_is_given_up_first() {
     let now = Instant::now();
     let mut shelf = shelf(now, &["a", "b"]);
     assert_eq!(shelf.give_up().unwrap().connection, "a");
-    assert_eq!(names(shelf.sweep(now + LIMIT, LIMIT)), [("b", Close::Idle)]);
+    assert_eq!(names(shelf.sweep(now + LIMIT, LIMIT, |_| true)), [("b", Close::Idle)]);
 }
 
 #[test]

@@ -1,0 +1,205 @@
+//! One request for the application: who asks, whether they may, and the application's answer. It must never be sent on without
+//! a `Permit`.
+
+use std::rc::Rc;
+
+use leno_proto::authorize;
+use leno_proto::authorize::Peer;
+use leno_proto::authorize::Permit;
+use leno_proto::policy::Protocol;
+
+use crate::edge;
+use crate::edge::Hop;
+use crate::ending::Ending;
+use crate::error;
+use crate::error::Caller as Speaks;
+use crate::error::Error;
+use crate::error::Reason;
+use crate::http::Interim;
+use crate::http::Request;
+use crate::http::Response;
+use crate::http::SendError;
+use crate::http::Service;
+use crate::http::body::Body;
+use crate::http::h1;
+use crate::http::h1::Answered;
+use crate::http::head::RequestHead;
+use crate::http::head::ResponseHead;
+use crate::http::head::Version;
+use crate::inbound;
+use crate::inbound::Caller;
+use crate::inbound::PortPolicy;
+use crate::inbound::app;
+use crate::inbound::app::Application;
+use crate::local::Local;
+use crate::metrics::Direction;
+use crate::metrics::Tls;
+use crate::pool::Wire;
+use crate::trace;
+use crate::trace::Span;
+
+/// The requests of one connection.
+pub(super) struct Requests {
+    pub(super) local: Rc<Local>,
+    pub(super) caller: Caller,
+}
+
+impl Service for Requests {
+    type Log = Ending;
+
+    async fn call<'c>(&'c self, request: Request<'c>) -> Response<'c, Ending> {
+        let speaks = Speaks::of(&request.head);
+        let mut ending = Ending::request(&self.local, Direction::Inbound, self.caller.address, &request.head);
+        ending.service = self.caller.app.port().to_string().into();
+        ending.endpoint = Some(self.caller.app);
+        ending.client_identity = self.caller.identity.as_ref().map(|identity| identity.as_str().into());
+        ending.tls = if self.caller.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
+        ending.tries = 1;
+        ending.count();
+        match self.answer(request, &mut ending).await {
+            Ok(Answered { head, body, tunnel }) => {
+                ending.status = head.status;
+                Response { head, body, tunnel, log: ending }
+            }
+            Err(error) => {
+                ending.failed(error.reason(), error.to_string());
+                let head = error::answer(error.reason(), speaks, None);
+                ending.status = head.status;
+                Response { head, body: Body::Empty, tunnel: None, log: ending }
+            }
+        }
+    }
+
+    fn refused(&self, reason: Reason) -> ResponseHead {
+        let mut ending = Ending::connection(&self.local, Direction::Inbound, self.caller.address);
+        ending.protocol = "http/1.1";
+        ending.service = self.caller.app.port().to_string().into();
+        ending.failed(reason, "the request could not be read".to_owned());
+        let head = error::answer(reason, Speaks::Http, None);
+        ending.status = head.status;
+        drop(ending);
+        head
+    }
+}
+
+impl Requests {
+    async fn answer<'c>(&'c self, request: Request<'c>, ending: &mut Ending) -> Result<Answered<'c>, Error> {
+        let Request { mut head, body, interim } = request;
+        let policy = inbound::policy(&self.local, self.caller.app.port())?;
+        let hop = self.edge(&mut head);
+        self.begin_span(&mut head, ending);
+        let permit = self.authorize(&policy, &head)?;
+        let version = self.version(&policy, &head, hop.as_ref());
+        let wire = if version == Version::Http2 { Wire::Http2 } else { Wire::Http1 };
+        let application = Application::new(&self.local, &self.caller, &policy, wire);
+        match application.app.requests.try_acquire() {
+            Some(slot) => ending.keep(slot),
+            None => return Err(Error::ConcurrencyLimit(application.app.name.clone())),
+        }
+        head.version = version;
+        let deadline = hop.as_ref().and_then(|hop| hop.deadline);
+        let sent = self.send(&application, &permit, &head, body, interim);
+        let mut answered = match deadline {
+            Some(most) => self.local.timers.timeout(most, sent).await.unwrap_or(Err(Error::RequestTimeout(most)))?,
+            None => sent.await?,
+        };
+        edge::strip(&mut answered.head.headers);
+        if let Some(hop) = hop.filter(|hop| hop.version != Version::Http2) {
+            // The client's sidecar gives the names their case back.
+            Hop { version: hop.version, attempt: hop.attempt, deadline: None }.write(&mut answered.head.headers);
+        }
+        Ok(answered)
+    }
+
+    /// What the other sidecar says counts over mTLS alone; what anybody says about identity never does.
+    fn edge(&self, head: &mut RequestHead) -> Option<Hop> {
+        let hop = self.caller.identity.as_ref().and_then(|_| Hop::take(&mut head.headers));
+        edge::strip(&mut head.headers);
+        let identity = self.caller.identity.as_ref().map(|identity| identity.as_str());
+        edge::forwarded(&mut head.headers, self.caller.address.ip(), identity, &head.authority);
+        hop
+    }
+
+    fn begin_span(&self, head: &mut RequestHead, ending: &mut Ending) {
+        let sampling = self.local.shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
+        let span = Span::arrive(&head.headers, sampling, &mut *self.local.dice.borrow_mut());
+        trace::inject(&mut head.headers, &span.context);
+        ending.span = Some(span);
+    }
+
+    fn authorize(&self, policy: &PortPolicy, head: &RequestHead) -> Result<Permit, Error> {
+        let peer = Peer { identity: self.caller.identity.as_ref(), ip: self.caller.address.ip() };
+        authorize::authorize(&policy.port().access, &peer, Some(&head.view()))
+            .map_err(|denied| Error::Denied(denied.origin.unwrap_or_else(|| "the lack of an Allow".into())))
+    }
+
+    /// What the application is spoken to in: as declared, else as its client speaks.
+    fn version(&self, policy: &PortPolicy, head: &RequestHead, hop: Option<&Hop>) -> Version {
+        match policy.port().protocol {
+            Protocol::Http2 | Protocol::Grpc => Version::Http2,
+            Protocol::Http1 => match hop.map_or(head.version, |hop| hop.version) {
+                Version::Http10 => Version::Http10,
+                Version::Http11 | Version::Http2 => Version::Http11,
+            },
+            Protocol::Detect | Protocol::Opaque | Protocol::Tls => hop.map_or(head.version, |hop| hop.version),
+        }
+    }
+
+    async fn send<'c>(
+        &'c self,
+        application: &Application,
+        permit: &Permit,
+        head: &RequestHead,
+        mut body: Body<'c>,
+        interim: &Interim,
+    ) -> Result<Answered<'c>, Error> {
+        let way = application.way(permit);
+        let pool = &self.local.pool;
+        let mut races = 0;
+        loop {
+            let sent = match way.key.wire {
+                Wire::Http2 => {
+                    let stream = pool.http2(way, application.deadline()).await.map_err(app::as_application)?;
+                    let sent = stream.client.exchange(stream.slot, head, body, interim).await;
+                    sent.map(|(head, body)| Answered { head, body, tunnel: None })
+                }
+                Wire::Http1 if head.headers.contains("upgrade") => {
+                    let opened = application.open(&self.local, permit).await?;
+                    let client = h1::Client::new(opened.io, Some(Box::new(opened.guard)));
+                    client.exchange(head, body, interim, Rc::new(NoHome)).await
+                }
+                Wire::Http1 | Wire::Hop | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
+                    let lease = pool.http1(way, application.deadline()).await.map_err(app::as_application)?;
+                    lease.client.exchange(head, body, interim, lease.home).await
+                }
+            };
+            match sent {
+                Ok(answered) => return Ok(answered),
+                // The application closed a kept connection as we spoke: it saw nothing, and the next one is fresh.
+                Err(SendError { never_processed: true, body: Some(returned), .. }) if races < RACES_MAX => {
+                    races += 1;
+                    body = returned;
+                }
+                Err(SendError { reason, detail, .. }) => {
+                    let reason = match reason {
+                        Reason::ResetBeforeResponse => Reason::AppReset,
+                        other => other,
+                    };
+                    return Err(Error::Because { reason, detail: format!("{}: {detail}", self.caller.app) });
+                }
+            }
+        }
+    }
+}
+
+/// For connections that carry one exchange.
+struct NoHome;
+
+impl h1::Home for NoHome {
+    fn keep(&self, client: h1::Client) {
+        drop(client);
+    }
+}
+
+/// More than this, and the application is not closing idle connections but all of them.
+const RACES_MAX: u32 = 2;

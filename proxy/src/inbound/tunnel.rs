@@ -1,0 +1,102 @@
+//! A connection for the application that carries no requests: authorized once, then copied. It must never pass a byte before
+//! that.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use leno_proto::authorize;
+use leno_proto::authorize::Peer;
+use leno_proto::policy::Protocol;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::ending::Ending;
+use crate::error::Error;
+use crate::inbound;
+use crate::inbound::Caller;
+use crate::inbound::PortPolicy;
+use crate::inbound::app::Application;
+use crate::local::Local;
+use crate::metrics::Direction;
+use crate::metrics::Tls;
+use crate::net::Io;
+use crate::outbound::first_bytes;
+use crate::pool::Opened;
+use crate::pool::Wire;
+use crate::sniff::Sniff;
+use crate::tcp;
+use crate::tcp::Side;
+
+pub(super) async fn run(
+    local: &Rc<Local>,
+    mut client: Io,
+    early: BytesMut,
+    caller: Caller,
+    policy: &PortPolicy,
+) -> Result<(), Error> {
+    let mut opened = open(local, &caller, policy).await?;
+    copy(local, &mut client, early, &mut opened, BytesMut::new(), &caller).await;
+    Ok(())
+}
+
+/// Connects while the client is silent; whoever speaks first decides.
+pub(super) async fn speculate(
+    local: &Rc<Local>,
+    stream: TcpStream,
+    mut early: BytesMut,
+    caller: Caller,
+    policy: &PortPolicy,
+) -> Result<(), Error> {
+    let mut opened = open(local, &caller, policy).await?;
+    let mut read = BytesMut::new();
+    let sniffed = tokio::select! {
+        // Requests must not slip past as bytes, so the client is heard first.
+        biased;
+        sniffed = first_bytes(&stream, &mut early) => Some(sniffed?),
+        _ = opened.io.read_buf(&mut read) => None,
+    };
+    match sniffed {
+        Some(sniffed @ (Sniff::Http1 | Sniff::Http2 | Sniff::NeedMore))
+            if policy.port().protocol == Protocol::Detect =>
+        {
+            drop(opened);
+            inbound::sniffed_plaintext(local, stream, early, caller, policy, sniffed).await
+        }
+        Some(_) | None => {
+            let mut client = Io::Tcp(stream);
+            copy(local, &mut client, early, &mut opened, read, &caller).await;
+            Ok(())
+        }
+    }
+}
+
+async fn open(local: &Rc<Local>, caller: &Caller, policy: &PortPolicy) -> Result<Opened, Error> {
+    let peer = Peer { identity: caller.identity.as_ref(), ip: caller.address.ip() };
+    let permit = authorize::authorize(&policy.port().access, &peer, None)
+        .map_err(|denied| Error::Denied(denied.origin.unwrap_or_else(|| "the lack of an Allow".into())))?;
+    Application::new(local, caller, policy, Wire::Opaque).open(local, &permit).await
+}
+
+async fn copy(
+    local: &Rc<Local>,
+    client: &mut Io,
+    early: BytesMut,
+    opened: &mut Opened,
+    read: BytesMut,
+    caller: &Caller,
+) {
+    let mut ending = Ending::connection(local, Direction::Inbound, caller.address);
+    ending.service = caller.app.port().to_string().into();
+    ending.endpoint = Some(caller.app);
+    ending.client_identity = caller.identity.as_ref().map(|identity| identity.as_str().into());
+    ending.tls = if caller.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
+    ending.count();
+    let client = Side { io: client, read: early };
+    let upstream = Side { io: &mut opened.io, read };
+    let copied = tcp::copy(client, upstream, Some(IDLE)).await;
+    ending.copied(copied);
+}
+
+/// The client's side has its own, shorter or longer, by its TrafficPolicy; this one only ends what nobody ends.
+const IDLE: Duration = Duration::from_secs(24 * 3600);

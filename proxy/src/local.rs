@@ -1,0 +1,254 @@
+//! What the connections of one worker have in common, and what all workers share. It must never be borrowed across an await.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::time::Duration;
+use std::time::Instant;
+
+use leno_proto::policy::AppHop;
+use leno_proto::policy::Connection;
+use leno_proto::policy::Http2Ping;
+use leno_proto::policy::Keepalive;
+use leno_proto::policy::ServiceName;
+use leno_proto::policy::ServicePort;
+use leno_proto::policy::Warmup;
+use leno_proto::policy::Workload;
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::access_log::AccessLog;
+use crate::balance::Ewma;
+use crate::drain::Watch;
+use crate::gate::Gate;
+use crate::http::h2;
+use crate::metrics;
+use crate::metrics::Direction;
+use crate::metrics::Metrics;
+use crate::pool::Make;
+use crate::pool::Pool;
+use crate::state::State;
+use crate::timer::Timers;
+use crate::tls::Tls;
+use crate::trace::export::Spans;
+use crate::upstream::Context;
+use crate::upstream::EndpointShared;
+use crate::upstream::Target;
+
+/// What every worker of the process has.
+#[derive(Clone)]
+pub struct Shared {
+    pub state: Arc<State>,
+    pub tls: Arc<Tls>,
+    pub metrics: Arc<Metrics>,
+    pub log: AccessLog,
+    pub spans: Spans,
+    pub drain: Watch,
+    pub ledger: h2::Ledger,
+    /// Where we listen: what leads there leads back to us.
+    pub listens: Arc<[SocketAddr]>,
+    /// Addresses of this pod.
+    pub own: Arc<[IpAddr]>,
+    /// Where this pod runs; empty: unknown.
+    pub zone: Arc<str>,
+    pub pods: Arc<Pods>,
+    pub apps: Arc<Apps>,
+}
+
+/// What one worker has for itself.
+pub struct Local {
+    pub worker: usize,
+    pub shared: Shared,
+    pub pool: Pool,
+    pub timers: Timers,
+    pub dice: RefCell<StdRng>,
+    turn: Cell<u64>,
+    /// By the address of the record that all workers share, which `Weak` keeps from being another's.
+    latencies: RefCell<HashMap<usize, (Weak<EndpointShared>, Ewma)>>,
+    requests: RefCell<HashMap<(Direction, Arc<str>, Arc<str>), Arc<metrics::Requests>>>,
+    pools: RefCell<HashMap<Arc<str>, Arc<metrics::Pool>>>,
+}
+
+impl Local {
+    /// On the worker's thread, inside its runtime.
+    pub fn new(worker: usize, shared: Shared) -> Rc<Self> {
+        let timers = Timers::new();
+        let make = Make {
+            tls: Arc::clone(&shared.tls),
+            hop: h2::Settings::hop(shared.ledger.clone()),
+            plaintext: h2::Settings { keep_alive: None, ..h2::Settings::plaintext(shared.ledger.clone()) },
+            timers: timers.clone(),
+        };
+        Rc::new(Self {
+            worker,
+            pool: Pool::new(make),
+            timers,
+            dice: RefCell::new(StdRng::from_rng(&mut rand::rng())),
+            turn: Cell::new(0),
+            latencies: RefCell::default(),
+            requests: RefCell::default(),
+            pools: RefCell::default(),
+            shared,
+        })
+    }
+
+    /// Keeps house once a second until dropped.
+    pub async fn sweep(self: Rc<Self>) {
+        loop {
+            self.timers.sleep(Duration::from_secs(1)).await;
+            self.pool.sweep(Instant::now());
+            self.latencies.borrow_mut().retain(|_, (endpoint, _)| endpoint.strong_count() > 0);
+        }
+    }
+
+    /// This worker's counters for a service and route. The names come from policy: the table is as large as policy is.
+    pub fn requests(&self, direction: Direction, service: &Arc<str>, route: &Arc<str>) -> Arc<metrics::Requests> {
+        let key = (direction, Arc::clone(service), Arc::clone(route));
+        let mut table = self.requests.borrow_mut();
+        let found =
+            table.entry(key).or_insert_with(|| self.shared.metrics.requests(direction, service, route, self.worker));
+        Arc::clone(found)
+    }
+
+    pub fn pool_metrics(&self, service: &Arc<str>) -> Arc<metrics::Pool> {
+        let mut table = self.pools.borrow_mut();
+        let found = table.entry(Arc::clone(service)).or_insert_with(|| self.shared.metrics.pool(service, self.worker));
+        Arc::clone(found)
+    }
+
+    /// Counts the choices of this worker, for round robin.
+    pub fn turn(&self) -> u64 {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        turn
+    }
+
+    /// This worker's average for an endpoint, in nanoseconds.
+    pub fn latency(&self, endpoint: &Arc<EndpointShared>, decay: Duration, now: Instant) -> f64 {
+        match self.latencies.borrow().get(&(Arc::as_ptr(endpoint) as usize)) {
+            Some((_, ewma)) => ewma.read(decay, now),
+            None => Ewma::new(now).read(decay, now),
+        }
+    }
+
+    pub fn observe(&self, endpoint: &Arc<EndpointShared>, took: Duration, decay: Duration, now: Instant) {
+        let mut latencies = self.latencies.borrow_mut();
+        let key = Arc::as_ptr(endpoint) as usize;
+        let (_, ewma) = latencies.entry(key).or_insert_with(|| (Arc::downgrade(endpoint), Ewma::new(now)));
+        ewma.observe(took, decay, now);
+    }
+
+    /// Whether dialling this address would come back to this proxy.
+    pub fn leads_back(&self, address: SocketAddr) -> bool {
+        self.shared.listens.iter().any(|listen| {
+            let host = listen.ip() == address.ip() || (listen.ip().is_unspecified() && self.is_own(address.ip()));
+            host && listen.port() == address.port()
+        })
+    }
+
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.shared.own.contains(&address)
+    }
+}
+
+/// Targets of pods that are called by their own address, shared by the workers so that their limits are exact.
+#[derive(Default)]
+pub struct Pods(Mutex<HashMap<SocketAddr, Arc<Target>>>);
+
+impl Pods {
+    pub fn target(&self, workload: &Workload, address: SocketAddr) -> Arc<Target> {
+        let mut table = self.0.lock();
+        let endpoint = &workload.endpoint;
+        let before = table.get(&address);
+        let same = before.filter(|target| {
+            Arc::ptr_eq(&target.policy, &workload.policy)
+                && target.members.first().is_some_and(|member| member.endpoint == *endpoint)
+        });
+        if let Some(target) = same {
+            return Arc::clone(target);
+        }
+        let (namespace, name) = endpoint.pod.split_once('/').unwrap_or(("", &endpoint.uid));
+        let service = ServiceName { namespace: namespace.into(), name: name.into() };
+        let name = ServicePort { service, port: address.port() };
+        // Nobody else waits for these few connections.
+        let context = Context { now: Instant::now(), reclaim: &|_| Box::new(|| ()), share: None };
+        let target = Arc::new(Target::build(&name, &workload.policy, &[endpoint], before.map(|b| &**b), &context));
+        if table.len() >= PODS_MAX {
+            table.retain(|_, target| Arc::strong_count(target) > 1);
+        }
+        table.insert(address, Arc::clone(&target));
+        target
+    }
+}
+
+/// The limits towards our own application, by port.
+#[derive(Default)]
+pub struct Apps(Mutex<HashMap<u16, Arc<App>>>);
+
+/// One port of our own application.
+pub struct App {
+    pub name: ServicePort,
+    pub label: Arc<str>,
+    pub connections: Arc<Gate>,
+    pub requests: Arc<Gate>,
+    pub limits: Arc<Connection>,
+    hop: AppHop,
+}
+
+impl Apps {
+    pub fn port(&self, port: u16, hop: &AppHop) -> Arc<App> {
+        let mut table = self.0.lock();
+        let before = table.get(&port);
+        if let Some(same) = before.filter(|app| app.hop == *hop) {
+            return Arc::clone(same);
+        }
+        let requests_max = hop.max_concurrency.unwrap_or(u32::MAX);
+        let (connections, requests) = match before {
+            Some(before) => {
+                before.connections.resize(hop.max_connections);
+                before.requests.resize(requests_max);
+                (Arc::clone(&before.connections), Arc::clone(&before.requests))
+            }
+            None => (Gate::new(hop.max_connections), Gate::new(requests_max)),
+        };
+        let service = ServiceName { namespace: "".into(), name: "application".into() };
+        let app = Arc::new(App {
+            name: ServicePort { service, port },
+            label: format!("application:{port}").into(),
+            connections,
+            requests,
+            limits: Arc::new(towards_application(hop)),
+            hop: hop.clone(),
+        });
+        table.insert(port, Arc::clone(&app));
+        app
+    }
+}
+
+/// As a client's policy would say it. An application is on this node: what takes longer than two seconds is not there.
+fn towards_application(hop: &AppHop) -> Connection {
+    Connection {
+        connect_timeout: Duration::from_secs(2),
+        max_connections: hop.max_connections,
+        max_connections_per_endpoint: None,
+        min_idle_per_endpoint: 0,
+        capacity: None,
+        max_pending: hop.max_pending,
+        acquire_timeout: hop.acquire_timeout,
+        idle_timeout: hop.idle_timeout,
+        max_lifetime: None,
+        max_requests: None,
+        keepalive: Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 3 },
+        http2: Http2Ping { ping_interval: Duration::from_secs(30), ping_timeout: Duration::from_secs(10) },
+        warmup: Warmup { connect_rate: 50, burst: 20 },
+    }
+}
+
+/// Pods that one application calls by their addresses.
+const PODS_MAX: usize = 4096;

@@ -1,0 +1,423 @@
+//! One request of the application: route, limits, attempts, answer. It must never try again what may have been processed,
+//! unless policy and the method allow it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use leno_proto::policy::Mode;
+use leno_proto::policy::OnOpen;
+
+use crate::breaker;
+use crate::breaker::Admission;
+use crate::breaker::Outcome;
+use crate::edge;
+use crate::edge::Hop;
+use crate::ending::Ending;
+use crate::error;
+use crate::error::Again;
+use crate::error::Caller;
+use crate::error::Error;
+use crate::error::Reason;
+use crate::http::Interim;
+use crate::http::Request;
+use crate::http::Response;
+use crate::http::SendError;
+use crate::http::Service;
+use crate::http::body::Body;
+use crate::http::h1;
+use crate::http::h1::Answered;
+use crate::http::head::RequestHead;
+use crate::http::head::ResponseHead;
+use crate::http::head::Version;
+use crate::local::Local;
+use crate::metrics::Direction;
+use crate::metrics::Tls;
+use crate::outbound::again;
+use crate::outbound::again::Replay;
+use crate::outbound::pick;
+use crate::outbound::pick::Choice;
+use crate::outbound::pick::Need;
+use crate::outbound::place::Place;
+use crate::outbound::route;
+use crate::outbound::route::Chosen;
+use crate::outbound::route::Decision;
+use crate::pool::Wire;
+use crate::trace;
+use crate::trace::Span;
+
+/// The requests of one connection.
+pub(super) struct Requests {
+    pub(super) local: Rc<Local>,
+    pub(super) place: Place,
+    pub(super) peer: SocketAddr,
+}
+
+/// An answer of our own, with when to come back where that is known.
+struct Refusal {
+    error: Error,
+    retry_after: Option<Duration>,
+    status: Option<u16>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, retry_after: None, status: None }
+    }
+}
+
+impl Service for Requests {
+    type Log = Ending;
+
+    async fn call<'c>(&'c self, request: Request<'c>) -> Response<'c, Ending> {
+        let caller = Caller::of(&request.head);
+        let mut ending = Ending::request(&self.local, Direction::Outbound, self.peer, &request.head);
+        match self.answer(request, &mut ending).await {
+            Ok(Answered { head, body, tunnel }) => {
+                ending.status = head.status;
+                Response { head, body, tunnel, log: ending }
+            }
+            Err(refusal) => {
+                let reason = refusal.error.reason();
+                ending.failed(reason, refusal.error.to_string());
+                let mut head = error::answer(reason, caller, refusal.retry_after);
+                if let (Some(status), Caller::Http) = (refusal.status, caller) {
+                    head.status = status;
+                }
+                ending.status = head.status;
+                Response { head, body: Body::Empty, tunnel: None, log: ending }
+            }
+        }
+    }
+
+    fn refused(&self, reason: Reason) -> ResponseHead {
+        let mut ending = Ending::connection(&self.local, Direction::Outbound, self.peer);
+        ending.protocol = "http/1.1";
+        ending.service = self.place.label();
+        ending.failed(reason, "the request could not be read".to_owned());
+        let head = error::answer(reason, Caller::Http, None);
+        ending.status = head.status;
+        drop(ending);
+        head
+    }
+}
+
+impl Requests {
+    async fn answer<'c>(&'c self, request: Request<'c>, ending: &mut Ending) -> Result<Answered<'c>, Refusal> {
+        let Request { mut head, body, interim } = request;
+        let local = &self.local;
+        edge::strip(&mut head.headers);
+        self.begin_span(&mut head, ending);
+        let place = self.place.renewed(local);
+        ending.service = place.label();
+        let chosen = match route::decide(local, &place, &mut head, self.peer.ip())? {
+            Decision::Send(chosen) => chosen,
+            Decision::Redirect(head) => return Ok(Answered { head, body: Body::Empty, tunnel: None }),
+            Decision::NoMatch => {
+                let error = Error::NoRoute(place.name());
+                return Err(Refusal { error, retry_after: None, status: Some(404) });
+            }
+        };
+        ending.service = Arc::clone(&chosen.target.label);
+        ending.route = Arc::clone(&chosen.route);
+        ending.count();
+        let admission = self.admit(&chosen, ending).await?;
+        let started = Instant::now();
+        let attempts = self.attempts(&chosen, &mut head, body, interim, ending);
+        let outcome = match chosen.policy.timeouts.request {
+            Some(most) => local.timers.timeout(most, attempts).await.unwrap_or(Err(Error::RequestTimeout(most))),
+            None => attempts.await,
+        };
+        if let Some(admission) = admission {
+            let seen = match &outcome {
+                Ok(answered) => outcome_of(&answered.head),
+                Err(error) => outcome_of_error(error),
+            };
+            let mut dice = local.dice.borrow_mut();
+            let _ = admission.report(seen, started.elapsed(), Instant::now(), &mut *dice);
+        }
+        Ok(outcome?)
+    }
+
+    fn begin_span(&self, head: &mut RequestHead, ending: &mut Ending) {
+        let sampling = self.local.shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
+        let span = Span::arrive(&head.headers, sampling, &mut *self.local.dice.borrow_mut());
+        trace::inject(&mut head.headers, &span.context);
+        ending.span = Some(span);
+    }
+
+    /// The limits of the destination, in the order in which they are cheap: rate, breaker, bulkhead.
+    async fn admit(&self, chosen: &Chosen, ending: &mut Ending) -> Result<Option<Admission>, Refusal> {
+        let target = &chosen.target;
+        if target.policy.mode == Mode::Shadow {
+            return Ok(None);
+        }
+        if let Some(rate) = &target.shared.rate {
+            match rate.bucket.reserve(Instant::now(), rate.wait_max) {
+                Ok(Duration::ZERO) => {}
+                Ok(wait) => self.local.timers.sleep(wait).await,
+                Err(after) => {
+                    let error = Error::RateLimited(target.name.clone());
+                    return Err(Refusal { error, retry_after: Some(after), status: None });
+                }
+            }
+        }
+        let admission = match &target.shared.breaker {
+            None => None,
+            Some(breaker) => match breaker.admit(Instant::now()) {
+                breaker::Verdict::Admitted(admission) => Some(admission),
+                breaker::Verdict::Open { retry_after } => {
+                    let error = Error::BreakerOpen(target.name.clone());
+                    let status = match &breaker.rules().on_open {
+                        OnOpen::Reject { status } => Some(*status),
+                        OnOpen::Fallback(_) => None,
+                    };
+                    return Err(Refusal { error, retry_after: Some(retry_after), status });
+                }
+                breaker::Verdict::HalfOpen { retry_after } => {
+                    let error = Error::BreakerHalfOpen(target.name.clone());
+                    return Err(Refusal { error, retry_after: Some(retry_after), status: None });
+                }
+            },
+        };
+        match target.shared.requests.try_acquire() {
+            Some(permit) => ending.keep(permit),
+            None => return Err(Error::ConcurrencyLimit(target.name.clone()).into()),
+        }
+        Ok(admission)
+    }
+
+    /// Pick, send, record, decide, until there is an answer or nothing more to try.
+    async fn attempts<'c>(
+        &'c self,
+        chosen: &Chosen,
+        head: &mut RequestHead,
+        body: Body<'c>,
+        interim: &Interim,
+        ending: &mut Ending,
+    ) -> Result<Answered<'c>, Error> {
+        let target = &chosen.target;
+        target.shared.retries.deposit(Instant::now());
+        target.shared.transport_retries.deposit(Instant::now());
+        let mut replay = Replay::prepare(body, &chosen.policy.retries).await?;
+        let mut tried: Vec<usize> = Vec::new();
+        loop {
+            let body = replay.body().ok_or(Error::ClientGone)?;
+            let choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
+            let (address, expected) = {
+                let identity = &choice.member().shared.identity;
+                (identity.address, identity.expected.is_some())
+            };
+            ending.tries += 1;
+            ending.endpoint = Some(address);
+            ending.tls = if expected { Tls::Mtls } else { Tls::Plaintext };
+            let started = Instant::now();
+            let outcome = self.attempt(chosen, &choice, head, body, interim, ending.tries).await;
+            let seen = match &outcome {
+                Ok(answered) => outcome_of(&answered.head),
+                Err(failed) => outcome_of_reason(failed.reason),
+            };
+            pick::record(&self.local, target, &choice, seen, Some(started.elapsed()));
+            let verdict = again::verdict(chosen, head, &outcome, &replay, ending.tries, &self.local);
+            match (outcome, verdict) {
+                (Ok(mut answered), None) => {
+                    self.arrive(&mut answered.head, head.version, ending.tls);
+                    route::edit_answer(&mut answered.head, &chosen.answer_edits);
+                    ending.keep(choice);
+                    return Ok(answered);
+                }
+                (Err(failed), None) => return Err(failed.into_error(address)),
+                (outcome, Some(wait)) => {
+                    if let Err(failed) = outcome {
+                        replay.give_back(failed.body);
+                    }
+                    if chosen.policy.retries.different_endpoint {
+                        tried.push(choice.index());
+                    }
+                    drop(choice);
+                    self.local.timers.sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// One attempt on one endpoint.
+    async fn attempt<'c>(
+        &'c self,
+        chosen: &Chosen,
+        choice: &Choice,
+        head: &mut RequestHead,
+        body: Body<'c>,
+        interim: &Interim,
+        attempt: u32,
+    ) -> Result<Answered<'c>, Failed<'c>> {
+        let upgrade = head.version != Version::Http2 && (head.headers.contains("upgrade") || head.method == "CONNECT");
+        let need = if upgrade { Need::Upgrade } else { Need::Requests(chosen.protocol) };
+        let way = pick::way(&self.local, &chosen.target, choice.member(), need);
+        head.headers.remove(edge::HOP_HEADER);
+        if way.key.identity.is_some() {
+            Hop { version: head.version, attempt, deadline: chosen.policy.timeouts.request }.write(&mut head.headers);
+        }
+        let pool = &self.local.pool;
+        let deadline = Instant::now() + chosen.target.policy.connection.acquire_timeout;
+        let timeouts = &chosen.policy.timeouts;
+        let first_byte = [timeouts.per_try, timeouts.first_byte].into_iter().flatten().min();
+        match way.key.wire {
+            Wire::Hop | Wire::Http2 => {
+                let stream = match pool.http2(&way, deadline).await {
+                    Ok(stream) => stream,
+                    Err(error) => return Err(Failed::unsent(error, body)),
+                };
+                let exchange = stream.client.exchange(stream.slot, head, body, interim);
+                let (head, body) = self.within(first_byte, exchange).await?;
+                Ok(Answered { head, body, tunnel: None })
+            }
+            Wire::Http1 if need != Need::Upgrade => {
+                let lease = match pool.http1(&way, deadline).await {
+                    Ok(lease) => lease,
+                    Err(error) => return Err(Failed::unsent(error, body)),
+                };
+                self.within(first_byte, lease.client.exchange(head, body, interim, lease.home)).await
+            }
+            Wire::Http1 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
+                let opened = match pool.open(&way, deadline).await {
+                    Ok(opened) => opened,
+                    Err(error) => return Err(Failed::unsent(error, body)),
+                };
+                let client = h1::Client::new(opened.io, Some(Box::new(opened.guard)));
+                self.within(first_byte, client.exchange(head, body, interim, Rc::new(NoHome))).await
+            }
+        }
+    }
+
+    async fn within<'c, T>(
+        &self,
+        most: Option<Duration>,
+        exchange: impl Future<Output = Result<T, SendError<'c>>>,
+    ) -> Result<T, Failed<'c>> {
+        let outcome = match most {
+            None => exchange.await,
+            Some(most) => match self.local.timers.timeout(most, exchange).await {
+                Some(outcome) => outcome,
+                None => return Err(Failed::late(most)),
+            },
+        };
+        outcome.map_err(Failed::from)
+    }
+
+    /// An answer's head as the application may see it.
+    fn arrive(&self, head: &mut ResponseHead, version: Version, tls: Tls) {
+        match tls {
+            // Only a peer of ours may name a reason, and its names come in the case that its application wrote.
+            Tls::Mtls => {
+                Hop::take(&mut head.headers);
+            }
+            Tls::Plaintext => edge::strip(&mut head.headers),
+        }
+        head.version = version;
+    }
+}
+
+/// An attempt without an answer.
+pub(super) struct Failed<'c> {
+    pub(super) reason: Reason,
+    pub(super) detail: String,
+    pub(super) never_processed: bool,
+    pub(super) body: Option<Body<'c>>,
+}
+
+impl<'c> Failed<'c> {
+    fn unsent(error: Error, body: Body<'c>) -> Self {
+        let reason = error.reason();
+        let never_processed = reason.again() == Again::NeverProcessed;
+        Self { reason, detail: error.to_string(), never_processed, body: Some(body) }
+    }
+
+    fn late(after: Duration) -> Self {
+        let error = Error::FirstByteTimeout(after);
+        Self { reason: error.reason(), detail: error.to_string(), never_processed: false, body: None }
+    }
+
+    fn into_error(self, address: SocketAddr) -> Error {
+        Error::Because { reason: self.reason, detail: format!("{address}: {}", self.detail) }
+    }
+}
+
+impl<'c> From<SendError<'c>> for Failed<'c> {
+    fn from(error: SendError<'c>) -> Self {
+        let SendError { reason, detail, never_processed, body, .. } = error;
+        Self { reason, detail, never_processed, body }
+    }
+}
+
+/// For connections that carry one exchange.
+struct NoHome;
+
+impl h1::Home for NoHome {
+    fn keep(&self, client: h1::Client) {
+        drop(client);
+    }
+}
+
+fn outcome_of(head: &ResponseHead) -> Outcome {
+    let reason = head.headers.get(error::REASON_HEADER).and_then(Reason::parse);
+    match (head.status, reason) {
+        // The other sidecar speaks for its application.
+        (_, Some(reason)) => outcome_of_reason(reason),
+        (500.., None) => Outcome::StatusFailure,
+        (_, None) => Outcome::Success,
+    }
+}
+
+fn outcome_of_error(error: &Error) -> Outcome {
+    outcome_of_reason(error.reason())
+}
+
+fn outcome_of_reason(reason: Reason) -> Outcome {
+    match reason {
+        Reason::ConnectTimeout
+        | Reason::ConnectRefused
+        | Reason::TlsIdentity
+        | Reason::TlsUntrusted
+        | Reason::TlsExpired
+        | Reason::TlsWrongIdentity
+        | Reason::ResetBeforeResponse
+        | Reason::ProtocolError
+        | Reason::FirstByteTimeout
+        | Reason::RequestTimeout
+        | Reason::StreamIdle
+        | Reason::AppRefused
+        | Reason::AppReset => Outcome::TransportFailure,
+        Reason::NoEndpoints
+        | Reason::AcquireTimeout
+        | Reason::QueueFull
+        | Reason::BreakerOpen
+        | Reason::BreakerHalfOpen
+        | Reason::ConcurrencyLimit
+        | Reason::RateLimited
+        | Reason::RetryBudget
+        | Reason::RetryLimit
+        | Reason::Draining
+        | Reason::OverloadMemory
+        | Reason::PolicyDenied
+        | Reason::NoRoute
+        | Reason::UnknownPort
+        | Reason::DiscoveryTimeout
+        | Reason::DetectTimeout
+        | Reason::EgressDenied
+        | Reason::OpaqueDenied
+        | Reason::LoopRefused
+        | Reason::PlaintextRefused
+        | Reason::NoCertificate
+        | Reason::BadFraming
+        | Reason::HeadersTooLarge
+        | Reason::HeaderTimeout
+        | Reason::BodyIdle
+        | Reason::ClientGone
+        | Reason::H2Abuse
+        | Reason::FdLimit
+        | Reason::InternalPanic => Outcome::Neutral,
+    }
+}

@@ -1,0 +1,411 @@
+//! The connections of one worker to one endpoint in one protocol. It must never lend a connection that is spent, nor keep one
+//! whose permit somebody else has.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use leno_proto::policy::ServicePort;
+use tokio::sync::Notify;
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::error::Reason;
+use crate::gate::Gate;
+use crate::gate::Permit;
+use crate::http::h1;
+use crate::http::h2;
+use crate::metrics;
+use crate::metrics::Close;
+use crate::net::Io;
+use crate::pool::Http1;
+use crate::pool::Limits;
+use crate::pool::Make;
+use crate::pool::Pool;
+use crate::pool::Reused;
+use crate::pool::Way;
+use crate::pool::Wire;
+use crate::pool::shelf::Kept;
+use crate::pool::shelf::Shelf;
+use crate::pool::shelf::jittered;
+use crate::upstream::EndpointShared;
+
+pub(super) struct Lane {
+    target: ServicePort,
+    gate: Arc<Gate>,
+    limits: RefCell<Limits>,
+    idle_limit: Cell<Duration>,
+    endpoint: Option<Arc<EndpointShared>>,
+    metrics: Arc<metrics::Pool>,
+    shelf: RefCell<Shelf<Idle>>,
+    /// HTTP/2 connections, those included that finish their last streams.
+    shared: RefCell<Vec<Shared>>,
+    opening: Opening,
+    /// Whether the last connection that came back went to a waiter of our own.
+    kept_last: Cell<bool>,
+}
+
+/// An HTTP/1 connection at rest. It keeps its permit: it is open.
+pub(super) struct Idle(h1::Client);
+
+impl Idle {
+    fn is_quiet(&mut self) -> bool {
+        self.0.is_idle_alive()
+    }
+}
+
+struct Shared {
+    client: h2::Client,
+    _permit: Permit,
+    born: Instant,
+    dies: Option<Instant>,
+    used: Cell<Instant>,
+    retired: Cell<Option<Close>>,
+}
+
+/// A request's place on an HTTP/2 connection.
+pub struct Stream {
+    pub client: h2::Client,
+    pub slot: h2::Slot,
+    pub reused: bool,
+}
+
+/// At most one HTTP/2 connection is being opened at a time; who comes meanwhile shares its outcome.
+#[derive(Default)]
+struct Opening {
+    busy: Cell<bool>,
+    done: Notify,
+    failure: RefCell<Option<(Reason, String)>>,
+}
+
+impl Lane {
+    pub(super) fn new(way: &Way) -> Self {
+        Self {
+            target: way.target.clone(),
+            gate: Arc::clone(&way.gate),
+            limits: RefCell::new(way.limits.clone()),
+            idle_limit: Cell::new(way.idle_limit()),
+            endpoint: way.endpoint.clone(),
+            metrics: Arc::clone(&way.metrics),
+            shelf: RefCell::new(Shelf::new()),
+            shared: RefCell::default(),
+            opening: Opening::default(),
+            kept_last: Cell::new(false),
+        }
+    }
+
+    /// Policy may have changed since the lane was made.
+    pub(super) fn obey(&self, way: &Way) {
+        self.limits.replace(way.limits.clone());
+        self.idle_limit.set(way.idle_limit());
+    }
+
+    pub(super) fn target(&self) -> &ServicePort {
+        &self.target
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.shelf.borrow().idle() == 0 && self.shared.borrow().is_empty()
+    }
+
+    pub(super) fn take_idle(&self, now: Instant, limit: Duration) -> Option<Kept<Idle>> {
+        let (kept, closed) = self.shelf.borrow_mut().take(now, limit, Idle::is_quiet);
+        closed.into_iter().for_each(|(kept, why)| self.closed_idle(kept, why));
+        if kept.is_some() {
+            self.metrics.idle.add(-1);
+        }
+        kept
+    }
+
+    pub(super) fn wait(&self) -> oneshot::Receiver<Kept<Idle>> {
+        self.shelf.borrow_mut().wait()
+    }
+
+    pub(super) fn lend(self: &Rc<Self>, kept: Kept<Idle>, way: &Way, reused: Reused) -> Http1 {
+        match reused {
+            Reused::Yes => way.metrics.checkouts_reused.increment(),
+            Reused::No => way.metrics.checkouts_new.increment(),
+        }
+        way.metrics.active.add(1);
+        let Kept { connection: Idle(client), born, dies, requests, .. } = kept;
+        let berth =
+            Berth { lane: Rc::clone(self), stay: RefCell::new(Some(Stay { born, dies, requests: requests + 1 })) };
+        Http1 { client, home: Rc::new(berth), reused: reused == Reused::Yes }
+    }
+
+    pub(super) fn lend_new(self: &Rc<Self>, io: Io, permit: Permit, way: &Way) -> Http1 {
+        let lifetime = way.limits.connection().max_lifetime.map(|most| jittered(most, rand::random()));
+        let client = h1::Client::new(io, Some(Box::new(permit)));
+        let kept = Kept::new(Idle(client), Instant::now(), lifetime);
+        self.lend(kept, way, Reused::No)
+    }
+
+    /// A place on the HTTP/2 connection that has the fewest streams; opens one where there is none.
+    pub(super) async fn stream(self: &Rc<Self>, pool: &Pool, way: &Way) -> Result<Stream, Error> {
+        loop {
+            self.retire(Instant::now());
+            if let Some(stream) = self.place() {
+                if self.is_busy(way) && !self.opening.busy.get() {
+                    self.open_another(pool, way);
+                }
+                way.metrics.checkouts_reused.increment();
+                return Ok(stream);
+            }
+            if self.opening.busy.get() {
+                self.opening.done.notified().await;
+                if let Some((reason, detail)) = &*self.opening.failure.borrow() {
+                    return Err(Error::Because { reason: *reason, detail: detail.clone() });
+                }
+                continue;
+            }
+            let full = self.shared.borrow().iter().filter(|shared| shared.retired.get().is_none()).count();
+            if full >= CONNECTIONS_MAX {
+                self.wait_for_slot().await;
+                continue;
+            }
+            let turn = self.opening.begin();
+            // Waiting for the permit is bounded by the caller's deadline.
+            let permit = pool.permit(way, Instant::now() + way.limits.connection().acquire_timeout).await;
+            let opened = match permit {
+                Ok(permit) => self.open(&pool.make, way, permit).await,
+                Err(error) => Err(error),
+            };
+            turn.end(opened.as_ref().err());
+            opened?;
+            way.metrics.checkouts_new.increment();
+            if let Some(mut stream) = self.place() {
+                stream.reused = false;
+                return Ok(stream);
+            }
+        }
+    }
+
+    async fn wait_for_slot(&self) {
+        let client =
+            self.shared.borrow().iter().find(|shared| shared.retired.get().is_none()).map(|s| s.client.clone());
+        if let Some(client) = client {
+            // The slot is given back at once: the caller looks again over all connections.
+            drop(client.ready().await);
+        }
+    }
+
+    /// Large transfers keep connections to themselves as long as there is another.
+    fn place(&self) -> Option<Stream> {
+        let shared = self.shared.borrow();
+        let mut open: Vec<&Shared> = shared.iter().filter(|shared| shared.retired.get().is_none()).collect();
+        open.sort_by_key(|shared| (shared.client.is_bulk(), shared.client.in_flight()));
+        let now = Instant::now();
+        open.into_iter().find_map(|shared| {
+            let slot = shared.client.try_slot()?;
+            shared.used.set(now);
+            Some(Stream { client: shared.client.clone(), slot, reused: true })
+        })
+    }
+
+    /// Every connection carries several streams, and the server has workers that none of them reaches.
+    fn is_busy(&self, way: &Way) -> bool {
+        let shared = self.shared.borrow();
+        let mut open = shared.iter().filter(|shared| shared.retired.get().is_none()).peekable();
+        let count = open.clone().count();
+        let spread = (way.parallelism.clamp(1, WORKERS_MAX) as usize).min(CONNECTIONS_MAX);
+        open.peek().is_some()
+            && open.all(|shared| {
+                let streams = shared.client.in_flight();
+                (count < spread && streams >= BUSY)
+                    || (count < CONNECTIONS_MAX && streams * 10 >= shared.client.capacity() * 9)
+            })
+    }
+
+    /// Nobody waits for it, so it only takes a permit that is free.
+    fn open_another(self: &Rc<Self>, pool: &Pool, way: &Way) {
+        let Some(permit) = way.gate.try_acquire() else { return };
+        let (lane, way, make) = (Rc::clone(self), way.clone(), Rc::clone(&pool.make));
+        self.opening.busy.set(true);
+        tokio::task::spawn_local(async move {
+            let turn = lane.opening.begin();
+            let opened = lane.open(&make, &way, permit).await;
+            turn.end(opened.as_ref().err());
+        });
+    }
+
+    async fn open(&self, make: &Make, way: &Way, permit: Permit) -> Result<(), Error> {
+        let address = way.key.address;
+        let io = way.connect(make).await?;
+        let settings = match way.key.wire {
+            Wire::Hop => &make.hop,
+            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => &make.plaintext,
+        };
+        let client = h2::Client::connect(io, settings, &make.timers)
+            .await
+            .map_err(|error| Error::Protocol { address, detail: error.to_string() })?;
+        let now = Instant::now();
+        let dies = way.limits.connection().max_lifetime.map(|most| now + jittered(most, rand::random()));
+        self.metrics.active.add(1);
+        self.shared.borrow_mut().push(Shared {
+            client,
+            _permit: permit,
+            born: now,
+            dies,
+            used: Cell::new(now),
+            retired: Cell::new(None),
+        });
+        Ok(())
+    }
+
+    /// Takes aside what takes no more requests, and lets go of what has finished.
+    fn retire(&self, now: Instant) {
+        let idle_limit = self.idle_limit.get();
+        self.shared.borrow_mut().retain(|shared| {
+            let streams = shared.client.in_flight();
+            if shared.retired.get().is_none() {
+                let idle = streams == 0 && now.saturating_duration_since(shared.used.get()) >= idle_limit;
+                let why = match () {
+                    () if shared.client.is_closed() => Some(Close::Goaway),
+                    () if shared.dies.is_some_and(|dies| now >= dies) => Some(Close::Lifetime),
+                    () if idle => Some(Close::Idle),
+                    () => None,
+                };
+                shared.retired.set(why);
+                if why.is_some() {
+                    shared.client.close();
+                }
+            }
+            let done = shared.retired.get().filter(|_| streams == 0);
+            if let Some(why) = done {
+                self.metrics.active.add(-1);
+                self.metrics.closed(why, shared.born.elapsed());
+            }
+            done.is_none()
+        });
+    }
+
+    pub(super) fn sweep(&self, now: Instant) {
+        // Also those that the server has closed: the sooner it is seen, the better its limit is known.
+        let closed = self.shelf.borrow_mut().sweep(now, self.idle_limit.get(), Idle::is_quiet);
+        closed.into_iter().for_each(|(kept, why)| self.closed_idle(kept, why));
+        self.retire(now);
+    }
+
+    pub(super) fn give_up(&self) -> bool {
+        let given = self.shelf.borrow_mut().give_up();
+        if let Some(kept) = given {
+            self.closed_idle(kept, Close::Reclaimed);
+            return true;
+        }
+        let idle = {
+            let shared = self.shared.borrow();
+            let idle = shared.iter().find(|shared| shared.retired.get().is_none() && shared.client.in_flight() == 0);
+            idle.inspect(|shared| {
+                shared.client.close();
+                shared.retired.set(Some(Close::Reclaimed));
+            })
+            .is_some()
+        };
+        self.retire(Instant::now());
+        idle
+    }
+
+    pub(super) fn close_idle(&self, why: Close) {
+        let idle = self.shelf.borrow_mut().clear();
+        idle.into_iter().for_each(|kept| self.closed_idle(kept, why));
+        for shared in self.shared.borrow().iter().filter(|shared| shared.retired.get().is_none()) {
+            shared.client.close();
+            shared.retired.set(Some(why));
+        }
+        self.retire(Instant::now());
+    }
+
+    fn closed_idle(&self, kept: Kept<Idle>, why: Close) {
+        if let (Close::Peer, Some(endpoint)) = (why, &self.endpoint) {
+            endpoint.learn_idle_limit(kept.since.elapsed());
+        }
+        self.metrics.idle.add(-1);
+        self.metrics.closed(why, kept.born.elapsed());
+    }
+
+    fn came_back(&self, client: h1::Client, stay: Stay) {
+        self.metrics.active.add(-1);
+        let Stay { born, dies, requests } = stay;
+        let now = Instant::now();
+        let kept = Kept { connection: Idle(client), born, dies, requests, since: now };
+        if kept.is_spent(now, self.limits.borrow().connection().max_requests) {
+            return self.metrics.closed(Close::Lifetime, born.elapsed());
+        }
+        let mut shelf = self.shelf.borrow_mut();
+        let ours = shelf.waiting();
+        // Others wait for the permit too, on other workers or for other endpoints: every second one goes to them.
+        if self.gate.waiters() as usize > ours && (ours == 0 || self.kept_last.replace(false)) {
+            drop(shelf);
+            return self.metrics.closed(Close::Reclaimed, born.elapsed());
+        }
+        if ours > 0 {
+            self.kept_last.set(true);
+        } else {
+            self.metrics.idle.add(1);
+        }
+        shelf.put(kept);
+    }
+}
+
+/// Where a lent HTTP/1 connection returns to. Dropped without a return, the connection is gone.
+pub(super) struct Berth {
+    lane: Rc<Lane>,
+    stay: RefCell<Option<Stay>>,
+}
+
+struct Stay {
+    born: Instant,
+    dies: Option<Instant>,
+    requests: u32,
+}
+
+impl h1::Home for Berth {
+    fn keep(&self, client: h1::Client) {
+        if let Some(stay) = self.stay.take() {
+            self.lane.came_back(client, stay);
+        }
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        if let Some(stay) = self.stay.take() {
+            self.lane.metrics.active.add(-1);
+            self.lane.metrics.closed(Close::Error, stay.born.elapsed());
+        }
+    }
+}
+
+impl Opening {
+    fn begin(&self) -> Turn<'_> {
+        self.busy.set(true);
+        self.failure.take();
+        Turn(self)
+    }
+}
+
+/// Dropped without an outcome (the opener was cancelled) it lets the next one try.
+struct Turn<'a>(&'a Opening);
+
+impl Turn<'_> {
+    fn end(self, failure: Option<&Error>) {
+        self.0.failure.replace(failure.map(|error| (error.reason(), error.to_string())));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+        self.0.done.notify_waiters();
+    }
+}
+
+/// Streams on every connection from which one more pays: below, one write carries them all.
+const BUSY: usize = 4;
+/// A server has no more workers than this (`worker::count`).
+const WORKERS_MAX: u32 = 4;
+/// With 128 streams each, more than any concurrency limit lets through by default.
+const CONNECTIONS_MAX: usize = 16;
