@@ -1,1 +1,277 @@
-//! (to be written)
+//! The wiring: source -> reconcile -> push, the two ports, the certificate authority's slow clock, and an orderly end.
+//! It must never listen before it knows its root, nor leave without telling its sessions where to go.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
+use leno_proto::wire::policy;
+use prost::Message;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::interval;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin;
+use crate::admin::Admin;
+use crate::admin::StatusPage;
+use crate::ca;
+use crate::ca::Ca;
+use crate::ca::Issued;
+use crate::ca::Trust;
+use crate::config::Config;
+use crate::error::Error;
+use crate::folder::Access;
+use crate::folder::Folder;
+use crate::folder::Lock;
+use crate::metrics::Metrics;
+use crate::push::Control;
+use crate::push::door;
+use crate::push::door::Door;
+use crate::push::door::OwnLeaf;
+use crate::push::offer;
+use crate::push::offer::Offers;
+use crate::push::session::Limits;
+use crate::push::session::Phase;
+use crate::push::session::Shared;
+use crate::push::sessions::Sessions;
+use crate::token::FolderKey;
+use crate::token::Verifier;
+
+/// Where tools find the ports.
+pub const ADDRESSES_FILE: &str = "addresses.json";
+/// A replica of this design serves a few thousand; the rest belongs to its siblings.
+const SESSIONS_MAX: usize = 10_000;
+/// First transactions under way at once.
+const COLD_MAX: usize = 64;
+/// How many reconnecting proxies a sibling takes in a second.
+const RECONNECTS_PER_SECOND: usize = 1000;
+
+/// What is served: the mesh, and how its conditions are shown.
+pub struct Mesh {
+    pub tables: Offers,
+    pub status: StatusPage,
+}
+
+/// A running control plane. Dropping it abandons it; `stop` ends it in order.
+pub struct App {
+    pub session: SocketAddr,
+    pub admin: SocketAddr,
+    pub sessions: Arc<Sessions>,
+    pub metrics: Arc<Metrics>,
+    pub ca: Arc<Ca>,
+    phase: watch::Sender<Phase>,
+    tasks: Vec<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+/// The whole program: until a signal.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let signals = |kind| signal(kind).map_err(|error| Error::Usage(format!("listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let sessions = Sessions::new(SESSIONS_MAX);
+    let mesh = mesh(&config, &sessions)?;
+    let app = App::start(&config, mesh, sessions, Limits::default()).await?;
+    println!("{}", app.addresses());
+    tracing::info!(session = %app.session, admin = %app.admin, trust_domain = config.trust_domain, "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(sessions = app.sessions.count(), "stopping");
+    tokio::select! {
+        () = app.stop() => {}
+        // A second signal means now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Reads the source for as long as the program runs.
+fn mesh(_config: &Config, _sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
+    let (_, tables) = watch::channel(None);
+    Ok(Mesh { tables, status: Arc::new(|_| String::new()) })
+}
+
+impl App {
+    pub async fn start(config: &Config, mesh: Mesh, sessions: Arc<Sessions>, limits: Limits) -> Result<App, Error> {
+        let folder = Folder::open(&config.state)?;
+        let lock = folder.lock()?;
+        let now = SystemTime::now();
+        let settings = ca::Settings {
+            trust_domain: config.trust_domain.clone(),
+            leaf_ttl: config.leaf_ttl,
+            publish: config.publish_anchor.clone(),
+        };
+        let ca = Arc::new(Ca::open(folder.clone(), settings, now)?);
+        let verifier = Verifier::Folder(Arc::new(FolderKey::open(&folder)?));
+        let (key, issued) = ca.issue_own(&config.namespace, now)?;
+        let leaf = Arc::new(OwnLeaf::new(&key, &issued)?);
+        let tls = TlsAcceptor::from(Arc::new(door::server_config(leaf.clone())?));
+
+        let (port, admin_port) = (listen(config.listen).await?, listen(config.admin).await?);
+        let (session, admin) = (address(&port, config.listen)?, address(&admin_port, config.admin)?);
+        let metrics = Arc::new(Metrics::default());
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let (offers_in, offers) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            offers: offers.clone(),
+            sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            cold: Arc::new(Semaphore::new(COLD_MAX)),
+            limits,
+            phase: phases.clone(),
+            replica: config.replica.as_str().into(),
+        });
+        let control = Control { shared, ca: ca.clone(), encode_trust }.into_server();
+        let door = Door { tls, verifier, control, metrics: metrics.clone(), phase: phases.clone() };
+        let page = Admin {
+            metrics: metrics.clone(),
+            sessions: sessions.clone(),
+            offers: offers.clone(),
+            phase: phases,
+            ca: ca.clone(),
+            status: mesh.status,
+        };
+        let clock = SlowClock {
+            ca: ca.clone(),
+            sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            offers,
+            leaf,
+            namespace: config.namespace.clone(),
+            renew_at: renewal(&issued, &mut rand::make_rng()),
+            trust_generation: ca.trust().borrow().generation,
+        };
+        let tasks = vec![
+            tokio::spawn(offer::join(mesh.tables, ca.trust(), encode_trust, offers_in)),
+            tokio::spawn(door::serve(Arc::new(door), port)),
+            tokio::spawn(admin::serve(Arc::new(page), admin_port)),
+            tokio::spawn(clock.run(issued)),
+        ];
+        let app = App { session, admin, sessions, metrics, ca, phase, tasks, _lock: lock };
+        folder.write(ADDRESSES_FILE, Access::Public, app.addresses().as_bytes())?;
+        Ok(app)
+    }
+
+    /// One line for people and tools.
+    pub fn addresses(&self) -> String {
+        json!({"session": self.session, "admin": self.admin}).to_string()
+    }
+
+    /// Tells the sessions where to go, serves them until they have gone or the time is over, and closes.
+    pub async fn stop(self) {
+        let within = reconnect_within(self.sessions.count());
+        self.phase.send_replace(Phase::Leaving { within });
+        let mut news = self.sessions.news();
+        let gone = news.wait_for(|_| self.sessions.count() == 0);
+        // Once more, for the last one's reconnect to be under way before we close its connection.
+        let _ = timeout(within + Duration::from_secs(1), gone).await;
+        self.phase.send_replace(Phase::Closed);
+        let mut news = self.sessions.news();
+        let _ = timeout(Duration::from_secs(1), news.wait_for(|_| self.sessions.count() == 0)).await;
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// A sibling takes a thousand reconnects a second; all at once would be a herd.
+fn reconnect_within(sessions: usize) -> Duration {
+    let seconds = sessions.div_ceil(RECONNECTS_PER_SECOND).clamp(1, 60);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(60))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+fn address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(|source| Error::Listen { address, source })
+}
+
+/// The anchors as the resource that proxies hold.
+pub fn encode_trust(trust: &Trust) -> Bytes {
+    let anchors = policy::TrustAnchors {
+        trust_domain: trust.trust_domain.to_string(),
+        anchors: trust.anchors.iter().map(|der| Bytes::copy_from_slice(der)).collect(),
+    };
+    let bundle = policy::resource::Kind::TrustBundle(policy::TrustBundle { domains: vec![anchors] });
+    policy::Resource { kind: Some(bundle), ..policy::Resource::default() }.encode_to_vec().into()
+}
+
+/// Once a second: rotation of the root, and renewal of our own leaf.
+struct SlowClock {
+    ca: Arc<Ca>,
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    offers: Offers,
+    leaf: Arc<OwnLeaf>,
+    namespace: String,
+    renew_at: SystemTime,
+    trust_generation: u64,
+}
+
+impl SlowClock {
+    async fn run(mut self, issued: Issued) {
+        let mut dice: StdRng = rand::make_rng();
+        self.show(&issued);
+        let mut tick = interval(Duration::from_secs(1));
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.step(SystemTime::now(), &mut dice) {
+                tracing::error!("certificate authority: {error}");
+            }
+        }
+    }
+
+    fn step(&mut self, now: SystemTime, dice: &mut StdRng) -> Result<(), Error> {
+        if self.ca.take_request()? {
+            self.ca.rotate(now)?;
+            tracing::info!("a new root is trusted beside the old one");
+        }
+        let trust = self.ca.trust().borrow().clone();
+        let everywhere = self.sessions.all_hold(&Key::TrustBundle, &Hash::of(&encode_trust(&trust)));
+        if self.ca.step(now, everywhere)? {
+            let under_way = self.ca.rotation();
+            tracing::info!("{}", under_way.as_deref().unwrap_or("the rotation of the root is complete"));
+        }
+        let generation = self.ca.trust().borrow().generation;
+        if now >= self.renew_at || generation != self.trust_generation {
+            let (key, issued) = self.ca.issue_own(&self.namespace, now)?;
+            self.leaf.replace(&key, &issued)?;
+            self.renew_at = renewal(&issued, dice);
+            self.trust_generation = generation;
+            self.show(&issued);
+        }
+        let table = self.offers.borrow().as_ref().map_or(0, |offer| offer.generation());
+        self.metrics.table_generation.set(i64::try_from(table).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    fn show(&self, issued: &Issued) {
+        let seconds = |time| i64::try_from(ca::unix(time)).unwrap_or(i64::MAX);
+        self.metrics.leaf_not_after.set(seconds(issued.not_after));
+        self.metrics.root_not_after.set(seconds(self.ca.root_not_after()));
+        self.metrics.trust_generation.set(i64::try_from(self.trust_generation).unwrap_or(i64::MAX));
+    }
+}
+
+/// A uniformly random point of 50 to 70 % of its life, so that nobody renews in step with anybody.
+fn renewal(issued: &Issued, dice: &mut StdRng) -> SystemTime {
+    let life = issued.not_after.duration_since(issued.not_before).unwrap_or_default();
+    issued.not_before + life.mul_f64(dice.random_range(0.5..0.7))
+}

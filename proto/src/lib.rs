@@ -6,6 +6,7 @@
 //! - `convert`: wire to model and back. `wire`: the generated messages and services.
 
 pub mod authorize;
+pub mod fields;
 pub mod hash;
 pub mod identity;
 pub mod key;

@@ -329,7 +329,7 @@ proptest! {
                     ledger.unsubscribe(key.clone());
                     proxy.subscriptions.remove(&key);
                 }
-                6 | 7 => if flying.is_none() { flying = ledger.plan(&table) },
+                6 | 7 if flying.is_none() => flying = ledger.plan(&table),
                 8 => if let Some(plan) = flying.take() { proxy.take(plan, &mut ledger) },
                 _ if dice.random_ratio(1, 5) => {
                     // The connection breaks, whatever was under way is lost; perhaps the control plane is another.

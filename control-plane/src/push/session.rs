@@ -1,0 +1,464 @@
+//! One proxy's session from Hello to its end: what came goes into the ledger, what the ledger says goes out, one
+//! transaction at a time. It must never hold more for a proxy than that transaction, and never wait for it without an end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use leno_proto::hash::Hash;
+use leno_proto::wire::control;
+use leno_proto::wire::control::FromProxy;
+use leno_proto::wire::control::ToProxy;
+use leno_proto::wire::control::from_proxy;
+use leno_proto::wire::control::to_proxy;
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval_at;
+use tokio::time::sleep_until;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::Streaming;
+
+use crate::metrics::End;
+use crate::metrics::Metrics;
+use crate::push::frame;
+use crate::push::frame::Parts;
+use crate::push::ledger::Ledger;
+use crate::push::ledger::REJECTED_MAX;
+use crate::push::ledger::Scope;
+use crate::push::ledger::Violation;
+use crate::push::offer::Offers;
+use crate::push::sessions::Seat;
+use crate::push::sessions::Sessions;
+use crate::token::Caller;
+
+/// A build names each field it can enforce: hundreds, in words of tens of bytes.
+const CAPABILITIES_MAX: usize = 2048;
+const WORD_MAX: usize = 128;
+/// How long the reason of an end may wait for its place behind what was sent before.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// Two in a row: one may have crossed a report on its way.
+const MISMATCHES_MAX: u8 = 2;
+
+/// How long is waited for what.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub heartbeat: Duration,
+    /// Nothing received for this long: the session is dead.
+    pub silence: Duration,
+    /// A message not taken, or a transaction not reported, for this long: the same.
+    pub stall: Duration,
+    /// From the first byte to the end of Held.
+    pub greeting: Duration,
+    /// How long a pod may be unknown to the source.
+    pub park: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Limits {
+            heartbeat: seconds(10),
+            silence: seconds(30),
+            stall: seconds(30),
+            greeting: seconds(10),
+            park: seconds(10),
+        }
+    }
+}
+
+/// Where this replica stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Sessions are told to go elsewhere within this time, and served until then.
+    Leaving {
+        within: Duration,
+    },
+    Closed,
+}
+
+/// What all sessions share.
+pub struct Shared {
+    pub offers: Offers,
+    pub sessions: Arc<Sessions>,
+    pub metrics: Arc<Metrics>,
+    /// Paces first transactions, which are the large ones: a herd is served in turn.
+    pub cold: Arc<Semaphore>,
+    pub limits: Limits,
+    pub phase: watch::Receiver<Phase>,
+    pub replica: Arc<str>,
+}
+
+struct Ended {
+    why: End,
+    status: Status,
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    seat: Seat,
+    from: Streaming<FromProxy>,
+    to: mpsc::Sender<Result<ToProxy, Status>>,
+    offers: Offers,
+    phase: watch::Receiver<Phase>,
+    outbox: Outbox,
+    heartbeat: Interval,
+    heard: Instant,
+    /// Since when we wait for the proxy: to take a message, or to report.
+    waiting: Option<Instant>,
+    parked: Option<Instant>,
+    known: bool,
+    turn: Turn,
+    /// False where the proxy claimed keys that this build does not know: then the digests cannot agree.
+    comparable: bool,
+    mismatches: u8,
+}
+
+/// The pace of first transactions.
+enum Turn {
+    Awaited,
+    Had(#[expect(dead_code, reason = "held until the first report")] OwnedSemaphorePermit),
+    Over,
+}
+
+/// What is to be sent, in order: small messages between transactions, never inside one.
+#[derive(Default)]
+struct Outbox {
+    welcome: Option<ToProxy>,
+    goaway: Option<ToProxy>,
+    heartbeat: bool,
+    parts: Option<Parts>,
+    begun: bool,
+}
+
+pub async fn run(
+    shared: Arc<Shared>,
+    caller: Caller,
+    mut from: Streaming<FromProxy>,
+    to: mpsc::Sender<Result<ToProxy, Status>>,
+) {
+    let up = shared.clone();
+    let _up = up.metrics.sessions.up();
+    let (namespace, pod) = (caller.namespace.clone(), caller.pod_name.clone());
+    let greeted = timeout(shared.limits.greeting, greet(&caller, &mut from)).await;
+    let ended = match greeted {
+        Err(_) => ended(End::Silent, Status::deadline_exceeded("no complete Hello and Held")),
+        Ok(Err(ended)) => ended,
+        Ok(Ok(greeting)) => match Session::new(shared.clone(), caller, greeting, from, to.clone()) {
+            Ok(mut session) => session.serve().await,
+            Err(ended) => ended,
+        },
+    };
+    shared.metrics.ended(ended.why).one();
+    tracing::info!(%namespace, %pod, why = ended.why.as_str(), "session ended: {}", ended.status.message());
+    // Whoever does not read does not hear it either; the stream's end says enough.
+    let _ = timeout(LAST_WORD, to.send(Err(ended.status))).await;
+}
+
+struct Greeting {
+    build: String,
+    ledger: Ledger,
+    comparable: bool,
+}
+
+/// Hello, then Held until its last chunk.
+async fn greet(caller: &Caller, from: &mut Streaming<FromProxy>) -> Result<Greeting, Ended> {
+    let Some(from_proxy::Message::Hello(hello)) = next(from).await? else {
+        return Err(violation("the first message is not Hello"));
+    };
+    if hello.pod_uid != *caller.pod_uid {
+        return Err(ended(End::Violation, Status::permission_denied("Hello's pod uid is not the token's")));
+    }
+    let words = hello.capabilities.iter().chain([&hello.build]);
+    if hello.capabilities.len() > CAPABILITIES_MAX || words.into_iter().any(|word| word.len() > WORD_MAX) {
+        return Err(violation("too many or too long capabilities"));
+    }
+    let capabilities: BTreeSet<Arc<str>> = hello.capabilities.into_iter().map(Arc::from).collect();
+    let scope = Scope { namespace: caller.namespace.clone(), pod_uid: caller.pod_uid.clone(), capabilities };
+    let mut greeting = Greeting { build: hello.build, ledger: Ledger::new(scope), comparable: true };
+    loop {
+        let Some(from_proxy::Message::Held(held)) = next(from).await? else {
+            return Err(violation("Held does not follow Hello"));
+        };
+        for resource in held.resources {
+            let Some(key) = frame::key(resource.key.as_ref()) else {
+                greeting.comparable = false;
+                continue;
+            };
+            let hash = Hash::from_bytes(&resource.hash);
+            let rejected =
+                resource.rejected.iter().take(REJECTED_MAX).filter_map(|hash| Hash::from_bytes(hash)).collect();
+            greeting.ledger.claim(key, hash, rejected)?;
+        }
+        if held.last {
+            return Ok(greeting);
+        }
+    }
+}
+
+async fn next(from: &mut Streaming<FromProxy>) -> Result<Option<from_proxy::Message>, Ended> {
+    match from.message().await {
+        Ok(Some(message)) => Ok(message.message),
+        Ok(None) => Err(ended(End::Left, Status::ok("the proxy left"))),
+        Err(status) => Err(ended(End::Left, Status::cancelled(format!("the proxy left: {}", status.message())))),
+    }
+}
+
+impl Session {
+    fn new(
+        shared: Arc<Shared>,
+        caller: Caller,
+        greeting: Greeting,
+        from: Streaming<FromProxy>,
+        to: mpsc::Sender<Result<ToProxy, Status>>,
+    ) -> Result<Session, Ended> {
+        let Greeting { build, ledger, comparable } = greeting;
+        let seat = shared
+            .sessions
+            .enter(caller, build, ledger, SystemTime::now())
+            .map_err(|full| ended(End::Violation, Status::resource_exhausted(full.to_string())))?;
+        let (mut offers, mut phase) = (shared.offers.clone(), shared.phase.clone());
+        // What holds now is looked at without waiting for a change.
+        offers.mark_changed();
+        phase.mark_changed();
+        let now = Instant::now();
+        let mut heartbeat = interval_at(now + shared.limits.heartbeat, shared.limits.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let welcome = control::Welcome {
+            replica: shared.replica.to_string(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: Vec::new(),
+        };
+        let outbox = Outbox { welcome: Some(frame::message(to_proxy::Message::Welcome(welcome))), ..Outbox::default() };
+        Ok(Session {
+            seat,
+            from,
+            to,
+            offers,
+            phase,
+            outbox,
+            heartbeat,
+            heard: now,
+            waiting: None,
+            parked: None,
+            known: false,
+            turn: Turn::Awaited,
+            comparable,
+            mismatches: 0,
+            shared,
+        })
+    }
+
+    async fn serve(&mut self) -> Ended {
+        let to = self.to.clone();
+        loop {
+            self.fill();
+            let waiting = (self.outbox.holds() || self.seat.live.ledger.lock().in_flight())
+                .then(|| *self.waiting.get_or_insert_with(Instant::now));
+            self.waiting = waiting;
+            let limits = &self.shared.limits;
+            let stalled = waiting.unwrap_or(self.heard) + limits.stall;
+            let forgotten = self.parked.unwrap_or(self.heard) + limits.park;
+            // The arms are equal: each is one event, and none may starve another.
+            let step = tokio::select! {
+                permit = to.reserve(), if self.outbox.holds() => match permit {
+                    Ok(permit) => {
+                        let message = self.outbox.next(&self.seat, &self.shared.metrics);
+                        permit.send(Ok(message));
+                        self.waiting = None;
+                        Ok(())
+                    }
+                    Err(_) => Err(ended(End::Left, Status::cancelled("the connection is gone"))),
+                },
+                message = next(&mut self.from) => message.and_then(|message| self.take(message)),
+                changed = self.offers.changed() => match changed {
+                    Ok(()) => self.look(),
+                    // The source is gone; what was said last stays in force.
+                    Err(_) => Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
+                },
+                permit = self.shared.cold.clone().acquire_owned(), if matches!(self.turn, Turn::Awaited) => {
+                    self.turn = permit.map_or(Turn::Over, Turn::Had);
+                    Ok(())
+                }
+                _ = self.heartbeat.tick() => {
+                    self.outbox.heartbeat = true;
+                    Ok(())
+                }
+                () = sleep_until(self.heard + limits.silence) => {
+                    Err(ended(End::Silent, Status::deadline_exceeded("nothing was heard from the proxy")))
+                }
+                () = sleep_until(stalled), if waiting.is_some() => {
+                    Err(ended(End::Stalled, Status::deadline_exceeded("the proxy neither reads nor reports")))
+                }
+                () = sleep_until(forgotten), if self.parked.is_some() => {
+                    Err(ended(End::PodGone, Status::not_found("the pod is not known here; see that its manifest is applied")))
+                }
+                _ = self.seat.replaced.changed() => {
+                    Err(ended(End::Replaced, Status::aborted("a newer session of the same pod took over")))
+                }
+                _ = self.phase.changed() => self.turn_to_phase(),
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    /// Plans the next transaction when nothing is under way. Before the source has been read nothing is said.
+    fn fill(&mut self) {
+        if self.outbox.parts.is_some() || matches!(self.turn, Turn::Awaited) {
+            return;
+        }
+        let Some(offer) = self.offers.borrow().clone() else { return };
+        let mut ledger = self.seat.live.ledger.lock();
+        if ledger.in_flight() {
+            return;
+        }
+        if let Some(plan) = ledger.plan(&*offer) {
+            self.shared.metrics.transactions.one();
+            self.outbox.parts = Some(Parts::new(plan));
+            self.outbox.begun = false;
+        } else {
+            self.turn = Turn::Over;
+        }
+    }
+
+    /// The mesh has changed: is our pod still in it?
+    fn look(&mut self) -> Result<(), Ended> {
+        let Some(offer) = self.offers.borrow_and_update().clone() else { return Ok(()) };
+        let knows = offer.knows_pod(&self.seat.live.caller.pod_uid);
+        if self.known && !knows {
+            return Err(ended(End::PodGone, Status::not_found("the pod is gone")));
+        }
+        self.known |= knows;
+        self.parked = if knows { None } else { Some(self.parked.unwrap_or_else(Instant::now)) };
+        Ok(())
+    }
+
+    fn turn_to_phase(&mut self) -> Result<(), Ended> {
+        match *self.phase.borrow_and_update() {
+            Phase::Serving => {}
+            Phase::Leaving { within } => {
+                let reconnect_within_millis = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+                let why = "this replica is stopping".to_owned();
+                let goaway = to_proxy::Message::Goaway(control::Goaway { reconnect_within_millis, why });
+                self.outbox.goaway = Some(frame::message(goaway));
+            }
+            Phase::Closed => return Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: Option<from_proxy::Message>) -> Result<(), Ended> {
+        self.heard = Instant::now();
+        match message {
+            Some(from_proxy::Message::Subscribe(subscribe)) => {
+                let mut ledger = self.seat.live.ledger.lock();
+                for key in subscribe.remove.iter().filter_map(|key| frame::key(Some(key))) {
+                    ledger.unsubscribe(key);
+                }
+                for key in subscribe.add.iter().filter_map(|key| frame::key(Some(key))) {
+                    ledger.subscribe(key)?;
+                }
+            }
+            Some(from_proxy::Message::Report(report)) => {
+                let (applied, rejected) = (frame::applied(report.applied), frame::rejected(report.rejected));
+                let outcome = self.seat.live.ledger.lock().report(report.transaction, applied, rejected)?;
+                self.shared.metrics.applied.add(outcome.applied);
+                self.shared.metrics.rejected.add(outcome.rejected);
+                self.turn = Turn::Over;
+                self.waiting = None;
+                self.seat.tell();
+            }
+            Some(from_proxy::Message::Heartbeat(heartbeat)) => return self.compare(&heartbeat.digest),
+            Some(from_proxy::Message::Hello(_)) => return Err(violation("a second Hello")),
+            Some(from_proxy::Message::Held(_)) => return Err(violation("Held after its last chunk")),
+            // A newer proxy may say more than we understand.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The proxy says what it holds; if that is not what we believe, only a fresh start helps.
+    fn compare(&mut self, digest: &[u8]) -> Result<(), Ended> {
+        let ledger = self.seat.live.ledger.lock();
+        if !self.comparable || digest.is_empty() || ledger.in_flight() {
+            return Ok(());
+        }
+        self.mismatches = if digest == ledger.digest().as_bytes() { 0 } else { self.mismatches + 1 };
+        if self.mismatches < MISMATCHES_MAX {
+            return Ok(());
+        }
+        Err(ended(End::Diverged, Status::aborted("what the proxy holds is not what it was sent; starting anew")))
+    }
+}
+
+impl Outbox {
+    fn holds(&self) -> bool {
+        self.welcome.is_some() || self.goaway.is_some() || self.heartbeat || self.parts.is_some()
+    }
+
+    /// Call only while it `holds` something; an empty message, which every proxy passes over, would follow otherwise.
+    fn next(&mut self, seat: &Seat, metrics: &Metrics) -> ToProxy {
+        if !self.begun {
+            if let Some(message) = self.welcome.take().or_else(|| self.goaway.take()) {
+                return message;
+            }
+            if std::mem::take(&mut self.heartbeat) {
+                return heartbeat(&seat.live.ledger.lock());
+            }
+        }
+        let Some(parts) = &mut self.parts else { return ToProxy::default() };
+        let (message, last) = parts.take();
+        self.begun = !last;
+        if last {
+            self.parts = None;
+        }
+        count(&message, metrics);
+        message
+    }
+}
+
+fn heartbeat(ledger: &Ledger) -> ToProxy {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    frame::message(to_proxy::Message::Heartbeat(control::Heartbeat {
+        unix_millis: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        digest: frame::hash_bytes(&ledger.digest()),
+    }))
+}
+
+fn count(message: &ToProxy, metrics: &Metrics) {
+    metrics.messages.one();
+    metrics.message_bytes.add(message.encoded_len());
+    let Some(to_proxy::Message::Transaction(transaction)) = &message.message else { return };
+    for change in transaction.changes.iter().filter_map(|change| change.change.as_ref()) {
+        match change {
+            control::change::Change::Put(_) => metrics.puts.one(),
+            control::change::Change::Unchanged(_) => metrics.unchanged.one(),
+            control::change::Change::Removed(_) => metrics.removed.one(),
+        }
+    }
+}
+
+fn ended(why: End, status: Status) -> Ended {
+    Ended { why, status }
+}
+
+fn violation(what: &'static str) -> Ended {
+    ended(End::Violation, Status::invalid_argument(what))
+}
+
+impl From<Violation> for Ended {
+    fn from(violation: Violation) -> Ended {
+        ended(End::Violation, Status::invalid_argument(violation.to_string()))
+    }
+}

@@ -1,0 +1,198 @@
+//! What users write, what it means, and what they are told where it is wrong.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::policy::Traffic;
+
+fn body(value: Value) -> Body {
+    match value {
+        Value::Object(body) => body,
+        _ => panic!("a body is an object"),
+    }
+}
+
+fn said(table: &[Field], value: Value) -> String {
+    let problems = check(table, &body(value));
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_default_is_a_value_that_its_own_field_takes() {
+    for field in TRAFFIC.iter().chain(INBOUND).filter(|f| !f.default.is_empty()) {
+        let value = match field.kind {
+            Kind::Count { .. } | Kind::Percent => json!(field.default.parse::<u32>().unwrap()),
+            Kind::Switch => json!(field.default == "true"),
+            _ => json!(field.default),
+        };
+        // 0 stands for off where a count of one is the least that does something.
+        assert_eq!(fault(field.kind, &value), None, "{}", field.path);
+    }
+}
+
+#[test]
+fn no_path_stands_twice() {
+    for table in [TRAFFIC, INBOUND] {
+        let mut paths: Vec<&str> = table.iter().map(|f| f.path).collect();
+        paths.sort_unstable();
+        let count = paths.len();
+        paths.dedup();
+        assert_eq!(paths.len(), count);
+    }
+}
+
+#[test]
+fn an_empty_body_is_valid_and_bounds_everything() {
+    assert_eq!(said(TRAFFIC, json!({})), "");
+    assert_eq!(said(INBOUND, json!({})), "");
+    let policy = Traffic::default();
+    assert_eq!(policy.connection.connect_timeout, Duration::from_secs(2));
+    assert_eq!((policy.connection.max_connections, policy.concurrency.max_requests), (1024, 1024));
+    assert_eq!(policy.timeouts.request, None);
+    assert_eq!(policy.retries.attempts, 2);
+    assert!(policy.circuit_breaker.service.is_none() && policy.rate_limit.is_none());
+    assert_eq!(policy, crate::testing::traffic());
+}
+
+#[test]
+fn what_is_wrong_names_the_field_and_the_remedy() {
+    let cases = [
+        (json!({"timeouts": {"request": 30}}), "timeouts.request: 30 has no unit; write \"30s\", or such as \"1ms\""),
+        (
+            json!({"timeouts": {"request": "30"}}),
+            "timeouts.request: \"30\" has no unit; write such as \"250ms\", \"30s\", \"1h30m\"",
+        ),
+        (json!({"timeouts": {"request": "25h"}}), "timeouts.request: 25h is out of bounds; write 1ms to 24h"),
+        (json!({"timeouts": {"requests": "1s"}}), "timeouts.requests: no such field; did you mean request?"),
+        (json!({"timeout": {"request": "1s"}}), "timeout: no such field; did you mean timeouts?"),
+        (
+            json!({"timeouts": "1s"}),
+            "timeouts: takes an object with request, perTry, firstByte, streamIdle, maxStreamDuration",
+        ),
+        (
+            json!({"connection": {"maxConnections": 0}}),
+            "connection.maxConnections: 0 is out of bounds; write an integer from 1 to 100000",
+        ),
+        (
+            json!({"connection": {"maxConnections": 1.5}}),
+            "connection.maxConnections: 1.5 is out of bounds; write an integer from 1 to 100000",
+        ),
+        (
+            json!({"connection": {"maxConnections": "10"}}),
+            "connection.maxConnections: \"10\" is not an integer from 1 to 100000",
+        ),
+        (
+            json!({"retries": {"budget": {"percent": 101}}}),
+            "retries.budget.percent: 101 is out of bounds; write an integer from 0 to 100",
+        ),
+        (
+            json!({"connection": {"maxLifetime": "5s"}}),
+            "connection.maxLifetime: 5s is out of bounds; write 30s to 24h, or 0s to turn it off",
+        ),
+        (json!({"mode": "Audit"}), "mode: \"Audit\" is not one of Enforce, Shadow"),
+        (
+            json!({"circuitBreaker": {"service": {"trip": {"ratio": {}, "count": {}}}}}),
+            "circuitBreaker.service.trip: set exactly one of ratio, consecutive, count",
+        ),
+        (
+            json!({"timeouts": {"request": "1s", "perTry": "2s"}}),
+            "timeouts.perTry: 2s is longer than timeouts.request (1s); shorten it",
+        ),
+        (
+            json!({"retries": {"backoff": {"base": "1s"}}}),
+            "retries.backoff.base: 1s is above retries.backoff.max (250ms); lower it or raise the maximum",
+        ),
+        (
+            json!({"connection": {"capacity": {}}}),
+            "connection.capacity: set connection.capacity.maxConnections: what the destination takes in all",
+        ),
+    ];
+    for (value, expected) in cases {
+        assert_eq!(said(TRAFFIC, value.clone()), expected, "{value}");
+    }
+    assert!(said(TRAFFIC, json!({"retries": {"methods": "Any"}})).contains("acknowledgeNonIdempotent: true"));
+    assert!(
+        said(TRAFFIC, json!({"retries": {"on": ["Sometimes"]}})).starts_with("retries.on: \"Sometimes\" is not one of")
+    );
+    assert_eq!(said(TRAFFIC, json!({"retries": {"on": ["ServerError", 503]}})), "");
+}
+
+#[test]
+fn more_specific_policy_overrides_field_by_field_and_lists_and_unions_whole() {
+    let mut base = body(json!({"timeouts": {"request": "1s", "perTry": "1s"}, "retries": {"on": ["Reset"]},
+        "circuitBreaker": {"service": {"trip": {"ratio": {"failurePercent": 10}}}}}));
+    let over = body(json!({"timeouts": {"request": "5s", "perTry": null}, "retries": {"on": ["Timeout"]},
+        "circuitBreaker": {"service": {"trip": {"consecutive": {"count": 3}}}}}));
+    merge(TRAFFIC, &mut base, &over);
+    let policy = traffic(&base);
+    assert_eq!((policy.timeouts.request, policy.timeouts.per_try), (Some(Duration::from_secs(5)), None));
+    assert_eq!(policy.retries.on, [crate::policy::RetryOn::Timeout]);
+    assert_eq!(policy.circuit_breaker.service.unwrap().trip, crate::policy::Trip::Consecutive { count: 3 });
+}
+
+#[test]
+fn what_this_release_does_not_enforce_is_named() {
+    let set = body(json!({"mode": "Shadow", "timeouts": {"request": "1s"}, "concurrency": {"adaptive": "Enforce"}}));
+    assert_eq!(unsupported(TRAFFIC, &set), ["concurrency.adaptive", "mode"]);
+}
+
+#[test]
+fn disjoint_bodies_share_no_field() {
+    let (a, b) = (body(json!({"timeouts": {"request": "1s"}})), body(json!({"timeouts": {"perTry": "1s"}})));
+    assert!(are_disjoint(TRAFFIC, &a, &b) && !are_disjoint(TRAFFIC, &a, &a));
+}
+
+#[test]
+fn durations_are_read_and_printed_as_gep_2257_says() {
+    for (text, millis) in [
+        ("1s", 1000),
+        ("250ms", 250),
+        ("1h30m", 5_400_000),
+        ("0s", 0),
+        ("1h1m1s1ms", 3_661_001),
+        ("99999h", 359_996_400_000),
+    ] {
+        assert_eq!(duration::parse(text), Ok(Duration::from_millis(millis)), "{text}");
+    }
+    for text in ["", "s", "1", "1 s", "1.5s", "-1s", "1d", "100000s", "1s1s1s1s1s", "1S", "٣s"] {
+        assert!(duration::parse(text).is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn durations_come_back_from_their_text(millis in 0u64..359_999_000) {
+        let duration = Duration::from_millis(millis);
+        prop_assert_eq!(duration::parse(&duration::print(duration)), Ok(duration));
+    }
+
+    #[test]
+    fn merging_is_associative(picks in proptest::collection::vec((0usize..3, 0usize..TRAFFIC.len()), 0..40)) {
+        let mut levels = vec![Body::new(), Body::new(), Body::new()];
+        for (level, field) in picks {
+            let field = &TRAFFIC[field];
+            let value = match field.kind {
+                Kind::Duration { min, .. } => json!(min),
+                Kind::Count { min, .. } => json!(min),
+                Kind::Percent => json!(level),
+                Kind::Switch => json!(true),
+                Kind::Choice(of) => json!(of[level % of.len()]),
+                _ => continue,
+            };
+            let mut over = value;
+            for name in field.path.rsplit('.') {
+                over = json!({name: over});
+            }
+            merge(TRAFFIC, &mut levels[level], &body(over));
+        }
+        let mut left = levels[0].clone();
+        merge(TRAFFIC, &mut left, &levels[1]);
+        merge(TRAFFIC, &mut left, &levels[2]);
+        let mut upper = levels[1].clone();
+        merge(TRAFFIC, &mut upper, &levels[2]);
+        let mut right = levels[0].clone();
+        merge(TRAFFIC, &mut right, &upper);
+        prop_assert_eq!(left, right);
+    }
+}
