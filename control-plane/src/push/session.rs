@@ -221,7 +221,12 @@ impl Session {
         from: Streaming<FromProxy>,
         to: mpsc::Sender<Result<ToProxy, Status>>,
     ) -> Result<Session, Ended> {
-        let Greeting { build, ledger, comparable } = greeting;
+        let Greeting { build, mut ledger, comparable } = greeting;
+        if ledger.wanted().is_empty() {
+            for key in shared.sessions.wanted_by_siblings(&caller) {
+                ledger.subscribe(key)?;
+            }
+        }
         let seat = shared
             .sessions
             .enter(caller, build, ledger, SystemTime::now())

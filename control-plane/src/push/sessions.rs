@@ -1,10 +1,13 @@
 //! Who has a session now, and what each of them has applied: what `status` counts and `/sessions` shows.
 //! One session a pod: the newest wins, so that a proxy whose connection broke unseen never waits for the old one to die.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
@@ -12,6 +15,11 @@ use tokio::sync::watch;
 use crate::ca::unix;
 use crate::push::ledger::Ledger;
 use crate::token::Caller;
+
+/// A few siblings have seen all that there is to see.
+const SIBLINGS_MAX: usize = 4;
+/// What is guessed must stay small beside what is asked for.
+const PREFETCH_MAX: usize = 256;
 
 /// One session; its end is the end of the last clone that `session` holds.
 #[derive(Debug)]
@@ -84,6 +92,21 @@ impl Sessions {
         self.live.lock().get(uid).cloned()
     }
 
+    /// What the pods of the same owner use: the newcomer will want it too, and should not wait for it.
+    pub fn wanted_by_siblings(&self, caller: &Caller) -> Vec<Key> {
+        let sibling = |live: &&Arc<Live>| {
+            let other = &live.caller;
+            (&other.namespace, &other.service_account) == (&caller.namespace, &caller.service_account)
+                && other.pod_uid != caller.pod_uid
+        };
+        let siblings: Vec<_> = self.live.lock().values().filter(sibling).take(SIBLINGS_MAX).cloned().collect();
+        let mut wanted = BTreeSet::new();
+        for live in siblings {
+            wanted.extend(live.ledger.lock().wanted().iter().take(PREFETCH_MAX).cloned());
+        }
+        wanted.into_iter().take(PREFETCH_MAX).collect()
+    }
+
     /// Wakes whoever counts what is applied where.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
@@ -94,7 +117,7 @@ impl Sessions {
     }
 
     /// True when every session has applied this version of the key.
-    pub fn all_hold(&self, key: &leno_proto::key::Key, hash: &leno_proto::hash::Hash) -> bool {
+    pub fn all_hold(&self, key: &Key, hash: &Hash) -> bool {
         self.all().iter().all(|live| live.ledger.lock().held().get(key) == Some(hash))
     }
 

@@ -4,6 +4,7 @@
 
 mod certify;
 mod mesh;
+mod program;
 mod proxy;
 mod rude;
 mod sessions;

@@ -243,3 +243,17 @@ async fn what_breaks_the_protocol_is_named() {
         Proxy::connect_as(&control_plane, &control_plane.token(), "uid-2", Memory::default()).await.unwrap();
     assert_eq!(stranger.end().await.code(), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn a_new_pod_gets_at_once_what_its_siblings_use() {
+    let mesh = table().with(Key::Inbound("uid-2".into()), "i2", &[]);
+    let control_plane = start(Some(mesh), Limits::default()).await;
+    let mut first = Proxy::connect(&control_plane, Memory::default()).await.unwrap();
+    first.take().await.unwrap();
+    first.subscribe(&[destination()], &[]).await;
+    first.take().await.unwrap();
+    let token = control_plane.token_for("cart-2", "uid-2");
+    let mut second = Proxy::connect_as(&control_plane, &token, "uid-2", Memory::default()).await.unwrap();
+    second.take().await.unwrap();
+    assert_eq!(second.content(&endpoints(0)), Some("e"));
+}
