@@ -117,3 +117,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for BigRead<T> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
