@@ -1,6 +1,5 @@
 //! Which rule a request takes.
 
-use crate::policy::Pattern;
 use std::sync::Arc;
 
 use super::*;

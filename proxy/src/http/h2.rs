@@ -51,6 +51,8 @@ pub struct Settings {
     pub keep_alive: Option<KeepAlive>,
     /// A connection without streams for this long is closed (server).
     pub idle: Option<Duration>,
+    /// An answer that waits this long for the client to take one more byte is cut (server). Not a limit on silence.
+    pub stall: Option<Duration>,
     pub ledger: Ledger,
 }
 
@@ -75,16 +77,20 @@ impl Settings {
             handshake: Duration::from_secs(10),
             keep_alive: Some(KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }),
             idle: None,
+            stall: None,
             ledger,
         }
     }
 
-    /// With an application, or with whoever speaks HTTP/2 in the clear.
+    /// With an application, or with whoever speaks HTTP/2 in the clear. No pings: gRPC's servers take more than one in
+    /// five minutes for an attack (grpc/doc/keepalive.md), and TCP's own keep-alive tells who is gone.
     pub fn plaintext(ledger: Ledger) -> Self {
         Self {
             streams: 100,
             connection_window: 100 * 256 * 1024,
             fields: 100,
+            keep_alive: None,
+            stall: Some(Duration::from_secs(300)),
             idle: Some(Duration::from_secs(300)),
             ..Self::hop(ledger)
         }

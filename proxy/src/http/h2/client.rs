@@ -81,7 +81,6 @@ impl Client {
     {
         let (send, mut connection) = ::h2::client::Builder::new()
             .enable_push(false)
-            .max_concurrent_streams(0)
             .initial_max_send_streams(settings.streams.min(100) as usize)
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)

@@ -27,6 +27,9 @@ pub(super) struct Gathered {
     pub(super) grpc_status: Option<u16>,
     /// What the head promised.
     declared: Option<u64>,
+    /// Waits for the peer to make room.
+    blocked: bool,
+    sent: u64,
     pub(super) taken: u64,
 }
 
@@ -48,6 +51,8 @@ impl Gathered {
             trailers: None,
             grpc_status: None,
             declared,
+            blocked: false,
+            sent: 0,
             taken: 0,
         }
     }
@@ -59,6 +64,11 @@ impl Gathered {
     /// Whether the body had nothing at all.
     pub(super) fn is_nothing(&self) -> bool {
         self.ended && self.len() == 0 && self.trailers.is_none()
+    }
+
+    /// While it is the peer that is waited for: how much it has had room for so far.
+    pub(super) fn blocked(&self) -> Option<u64> {
+        self.blocked.then_some(self.sent)
     }
 
     /// Takes what is ready, a frame's worth at most.
@@ -125,6 +135,7 @@ impl Gathered {
             if room == 0 {
                 room = match send.poll_capacity(cx) {
                     Poll::Pending => {
+                        self.blocked = true;
                         body.poll_idle(cx);
                         return Poll::Pending;
                     }
@@ -135,7 +146,9 @@ impl Gathered {
             if room == 0 {
                 continue;
             }
+            self.blocked = false;
             let data = self.take(room);
+            self.sent += data.len() as u64;
             let last = self.ended && self.len() == 0 && self.trailers.is_none();
             if send.send_data(data, last).is_err() {
                 return Poll::Ready(Err(Cut::Peer { wanted: true }));

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
+use std::time::Duration;
 
 use ::h2::RecvStream;
 use ::h2::server::Connection;
@@ -160,13 +161,15 @@ where
 
     fn accept(&mut self, request: H2Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if self.settings.ledger.is_full() {
+            // For the log alone: a reset says better than an answer that the request may go elsewhere.
+            let _ = self.service.refused(Reason::OverloadMemory);
             respond.send_reset(::h2::Reason::REFUSED_STREAM);
             return;
         }
         self.streams.open.set(self.streams.open.get() + 1);
         let open = Open(Rc::clone(&self.streams));
         let (service, settings) = (Rc::clone(&self.service), Rc::clone(&self.settings));
-        tokio::task::spawn_local(stream(request, respond, service, settings, open));
+        tokio::task::spawn_local(stream(request, respond, service, settings, self.timers.clone(), open));
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
@@ -230,6 +233,7 @@ async fn stream<S: Service>(
     mut respond: SendResponse<Bytes>,
     service: Rc<S>,
     settings: Rc<Settings>,
+    timers: Timers,
     open: Open,
 ) {
     let (parts, recv) = request.into_parts();
@@ -270,11 +274,37 @@ async fn stream<S: Service>(
         open.0.early_reset(settings.early_resets);
         return;
     };
-    let sent = send(response.head, response.body, &mut respond, is_head, arrival.as_ref()).await;
+    let stall = Stall { after: settings.stall, timers: &timers, sleep: None };
+    let sent = send(response.head, response.body, &mut respond, is_head, arrival.as_ref(), stall).await;
     if response.tunnel.is_some() {
         respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
     }
     response.log.ended(End { request_bytes: arrival.as_ref().map_or(0, |a| a.borrow().received()), ..sent });
+}
+
+/// How long a client has left an answer standing.
+struct Stall<'t> {
+    after: Option<Duration>,
+    timers: &'t Timers,
+    /// Runs from one piece taken to the next.
+    sleep: Option<(u64, Sleep)>,
+}
+
+impl Stall<'_> {
+    /// `taken`: what the client has had room for so far; `None` while it is not the client that is waited for.
+    fn poll_over(&mut self, taken: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(after), Some(taken)) = (self.after, taken) else {
+            self.sleep = None;
+            return Poll::Pending;
+        };
+        if self.sleep.as_ref().is_none_or(|(then, _)| *then != taken) {
+            self.sleep = Some((taken, self.timers.sleep(after)));
+        }
+        match &mut self.sleep {
+            Some((_, sleep)) => sleep.poll_elapsed(cx),
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// Takes the request's frames even while nobody reads them: unread, they count against the whole connection.
@@ -299,6 +329,7 @@ async fn send(
     respond: &mut SendResponse<Bytes>,
     is_head: bool,
     arrival: Option<&Rc<RefCell<Arrival>>>,
+    mut stall: Stall<'_>,
 ) -> End {
     let mut end = End { grpc_status: convert::grpc_status(&head.headers), ..End::default() };
     let bodiless = is_head || matches!(head.status, 204 | 304);
@@ -323,6 +354,10 @@ async fn send(
     let sent = poll_fn(|cx| {
         let polled = gathered.poll_send(&mut body, &mut send, cx);
         keep_drained(arrival, cx);
+        if polled.is_pending() && stall.poll_over(gathered.blocked(), cx).is_ready() {
+            send.send_reset(::h2::Reason::CANCEL);
+            return Poll::Ready(Err(Cut::Source(Reason::StreamIdle)));
+        }
         polled
     })
     .await;

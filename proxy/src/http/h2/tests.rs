@@ -3,6 +3,7 @@
 mod client;
 mod convert;
 mod server;
+mod tls;
 
 use std::cell::Cell;
 use std::cell::RefCell;

@@ -224,6 +224,7 @@ fn a_full_ledger_refuses_streams_in_a_way_that_is_safe_to_retry() {
             panic!("an answer")
         };
         assert!(error.never_processed);
+        assert_eq!(*served.app.refused.borrow(), [Reason::OverloadMemory]);
         ledger.sub(100);
         exchange(&client, &get("/echo"), Body::Empty).await;
     });
@@ -303,6 +304,31 @@ fn a_silent_connection_is_closed() {
     run(async {
         let served = served(&Settings { handshake: Duration::from_millis(10), ..settings() });
         assert_eq!(served.done.await.expect("no panic"), Err(Reason::HeaderTimeout));
+    });
+}
+
+#[test]
+fn an_answer_that_the_client_leaves_standing_is_cut_and_a_silent_one_is_not() {
+    run(async {
+        let mut served = served(&Settings { stall: Some(Duration::from_millis(30)), ..settings() });
+        let client = served.client().await;
+        let silent = tokio::task::spawn_local({
+            let client = client.clone();
+            async move { exchange(&client, &get("/gate"), Body::Empty).await.0.status }
+        });
+        let (_, mut body) = exchange(&client, &get("/big"), Body::Empty).await;
+        while served.app.ends.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(served.app.ends.borrow()[0].cut, Some(Reason::StreamIdle));
+        let cut = loop {
+            if let Err(reason) = body.data().await.expect("not a whole answer") {
+                break reason;
+            }
+        };
+        assert_eq!(cut, Reason::AppReset);
+        served.app.gate.notify_one();
+        assert_eq!(silent.await.expect("no panic"), 200);
     });
 }
 
