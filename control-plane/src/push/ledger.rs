@@ -63,6 +63,17 @@ pub enum Withheld {
     TooLarge,
 }
 
+/// Where a proxy stands with one version of a resource that it needs: what `Programmed` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Applied,
+    /// Not sent yet, or not reported yet.
+    Pending,
+    /// An earlier version, if any, stays in force.
+    Rejected,
+    Withheld(Withheld),
+}
+
 /// The proxy broke the protocol, or asked for more than anyone needs. The session ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -86,6 +97,8 @@ pub struct Ledger {
     refused: BTreeMap<Key, VecDeque<Refusal>>,
     unsupported: BTreeMap<Key, Vec<String>>,
     withheld: BTreeMap<Key, Withheld>,
+    /// What the proxy needed when it was last planned for.
+    needed: BTreeSet<Key>,
     flight: Option<Flight>,
     last_transaction: u64,
 }
@@ -121,6 +134,7 @@ impl Ledger {
             refused: BTreeMap::new(),
             unsupported: BTreeMap::new(),
             withheld: BTreeMap::new(),
+            needed: BTreeSet::new(),
             flight: None,
             last_transaction: 0,
         }
@@ -146,6 +160,20 @@ impl Ledger {
 
     pub fn withheld(&self) -> &BTreeMap<Key, Withheld> {
         &self.withheld
+    }
+
+    /// `None`: the proxy does not need this resource.
+    pub fn standing(&self, key: &Key, hash: &Hash) -> Option<Standing> {
+        if !self.needed.contains(key) {
+            return None;
+        }
+        if self.held.get(key) == Some(hash) {
+            return Some(Standing::Applied);
+        }
+        if self.refused.get(key).is_some_and(|refused| refused.iter().any(|refusal| refusal.hash == *hash)) {
+            return Some(Standing::Rejected);
+        }
+        Some(self.withheld.get(key).map_or(Standing::Pending, |withheld| Standing::Withheld(*withheld)))
     }
 
     pub fn wanted(&self) -> &BTreeSet<Key> {
@@ -221,6 +249,7 @@ impl Ledger {
             changes.push_back(Change::Removed(key.clone()));
         }
         self.claimed.clear();
+        self.needed = desired.keys().cloned().collect();
         // A refused version stays refused while the key comes and goes, as long as the list stays small.
         if self.refused.len() > REFUSED_KEYS_MAX {
             self.refused.retain(|key, _| desired.contains_key(key));

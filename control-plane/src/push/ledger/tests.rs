@@ -235,6 +235,21 @@ fn a_resource_that_a_build_cannot_enforce_is_withheld_and_counted() {
 }
 
 #[test]
+fn where_a_proxy_stands_is_told_for_what_it_needs() {
+    let (mut ledger, mut proxy, mut table) = (ledger(), Proxy::default(), small());
+    table.insert(endpoints(1, 0), entry("bad e1", &[]));
+    ledger.subscribe(destination(1)).unwrap();
+    let plan = ledger.plan(&table).unwrap();
+    let standing = |ledger: &Ledger, key: Key, content: &str| ledger.standing(&key, &Hash::of(content.as_bytes()));
+    assert_eq!(standing(&ledger, destination(1), "d1"), Some(Standing::Pending));
+    proxy.take(plan, &mut ledger);
+    assert_eq!(standing(&ledger, destination(1), "d1"), Some(Standing::Applied));
+    assert_eq!(standing(&ledger, destination(1), "d2"), Some(Standing::Pending), "a newer version");
+    assert_eq!(standing(&ledger, endpoints(1, 0), "bad e1"), Some(Standing::Rejected));
+    assert_eq!(standing(&ledger, destination(2), "d2"), None, "not needed");
+}
+
+#[test]
 fn the_inbound_of_a_pod_that_is_not_known_yet_is_kept() {
     let mut ledger = ledger();
     ledger.claim(Key::Inbound("pod-1".into()), Some(Hash::of(b"i0")), Vec::new()).unwrap();
