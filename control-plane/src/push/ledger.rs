@@ -333,7 +333,7 @@ impl Ledger {
         if item.bytes.len() > RESOURCE_MAX {
             return Some(Withheld::TooLarge);
         }
-        let capable = item.requires.iter().all(|required| self.scope.capabilities.contains(required));
+        let capable = item.requires().all(|required| self.scope.capabilities.contains(required));
         (!capable).then_some(Withheld::Incapable)
     }
 

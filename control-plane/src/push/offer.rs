@@ -18,13 +18,24 @@ pub struct Item {
     pub hash: Hash,
     /// A leno.policy.v1.Resource.
     pub bytes: Bytes,
-    /// Security capabilities without which a proxy must not be given this resource.
-    pub requires: Arc<[Arc<str>]>,
 }
 
 impl Item {
     pub fn new(bytes: Bytes) -> Item {
-        Item { hash: Hash::of(&bytes), bytes, requires: Arc::default() }
+        Item { hash: Hash::of(&bytes), bytes }
+    }
+
+    /// Security capabilities without which a proxy must not be given this resource: `requires` of leno.policy.v1.Resource,
+    /// which is its first field, so that the rest need not be decoded once for each session.
+    pub fn requires(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &*self.bytes;
+        std::iter::from_fn(move || {
+            // Field 1, length-delimited; a capability's name is shorter than 128 bytes, so its length is one byte.
+            let [0x0a, length @ 0..128, after @ ..] = rest else { return None };
+            let (name, left) = after.split_at_checked(usize::from(*length))?;
+            rest = left;
+            std::str::from_utf8(name).ok()
+        })
     }
 }
 

@@ -3,7 +3,9 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
+use leno_proto::wire::policy;
 use proptest::prelude::*;
+use prost::Message;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -224,7 +226,14 @@ fn a_slow_proxy_skips_what_it_missed() {
 #[test]
 fn a_resource_that_a_build_cannot_enforce_is_withheld_and_counted() {
     let (mut ledger, mut proxy, mut table) = (ledger(), Proxy::default(), small());
-    let demanding = Item { requires: vec!["access.deny".into()].into(), ..Item::new(Bytes::from_static(b"x")) };
+    // As leno.policy.v1.Resource has them: field 1, twice, and then the rest.
+    let resource = policy::Resource {
+        requires: vec!["access".to_owned(), "access.http".to_owned()],
+        kind: Some(policy::resource::Kind::Share(policy::Share::default())),
+        ..policy::Resource::default()
+    };
+    let demanding = Item::new(resource.encode_to_vec().into());
+    assert_eq!(demanding.requires().collect::<Vec<_>>(), ["access", "access.http"]);
     table.insert(Key::Inbound("pod-1".into()), (demanding, Vec::new()));
     table.insert(destination(1), (Item::new(Bytes::from(vec![0; RESOURCE_MAX + 1])), Vec::new()));
     ledger.subscribe(destination(1)).unwrap();
