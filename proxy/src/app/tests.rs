@@ -2,28 +2,318 @@
 
 mod mesh;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_proto::policy::*;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use mesh::Mesh;
+use mesh::Served;
+use mesh::head;
+
+const GET: &[u8] = b"GET /items?x=1 HTTP/1.1\r\nHost: orders\r\nX-Odd-CASE: 1\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-App: A\r\n\r\nok";
+
+/// The head and `length` bytes of body of an answer.
+async fn answer(client: &mut TcpStream, length: usize) -> (String, String) {
+    let mut read = Vec::new();
+    let head = head(client, &mut read).await;
+    while read.len() < length {
+        assert!(client.read_buf(&mut read).await.unwrap() > 0, "{head}");
+    }
+    (head, String::from_utf8_lossy(&read).into_owned())
+}
 
 #[test]
 fn a_request_goes_through_both_sidecars_and_its_answer_comes_back() {
     Mesh::new().run(|mesh| async move {
         let app = mesh.application("orders");
         let mut client = mesh.call("web", "orders").await;
-        client.write_all(b"GET /items?x=1 HTTP/1.1\r\nHost: orders\r\nX-Odd-CASE: 1\r\n\r\n").await.unwrap();
+        client.write_all(GET).await.unwrap();
         let mut served = app.accept().await;
         let request = served.head().await;
         assert!(request.starts_with("GET /items?x=1 HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("\r\nX-Odd-CASE: 1\r\n"), "{request}");
         assert!(request.contains("spiffe=\"spiffe://mesh.test/ns/shop/sa/web\""), "{request}");
         assert!(!request.contains("leno-hop"), "{request}");
-        served.io.write_all(b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-App: A\r\n\r\nok").await.unwrap();
-        let mut answer = vec![0; 1024];
-        let count = client.read(&mut answer).await.unwrap();
-        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        served.io.write_all(OK).await.unwrap();
+        let (head, body) = answer(&mut client, 2).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("X-App: A"), "{head}");
+        assert!(!head.contains("leno-"), "{head}");
+        assert_eq!(body, "ok");
+    });
+}
+
+#[test]
+fn connections_are_kept_on_every_hop_and_used_again() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        for round in 0..3 {
+            served.head().await;
+            served.io.write_all(OK).await.unwrap();
+            assert_eq!(answer(&mut client, 2).await.1, "ok");
+            if round < 2 {
+                client.write_all(GET).await.unwrap();
+            }
+        }
+        assert_eq!(mesh.application("web").metrics.proxy.handshakes.value(), 0);
+        assert_eq!(app.metrics.proxy.handshakes.value(), 1);
+    });
+}
+
+#[test]
+fn a_post_arrives_once_when_the_application_closed_its_idle_connection() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut client, 2).await;
+        drop(served);
+        client.write_all(b"POST /buy HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbook").await.unwrap();
+        let mut served = app.accept().await;
+        assert!(served.head().await.starts_with("POST /buy"));
+        served.io.write_all(OK).await.unwrap();
+        assert!(answer(&mut client, 2).await.0.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn who_is_not_allowed_gets_a_reason_and_the_application_sees_nothing() {
+    let mut mesh = Mesh::new();
+    let sources = vec![Source { namespaces: vec!["elsewhere".into()], ..Source::default() }];
+    let rule = AccessRule { origin: "shop/few".into(), sources: Some(sources), ..AccessRule::default() };
+    mesh.access = Access { allow: vec![rule], restricted: true, ..Access::default() };
+    mesh.run(|mesh| async move {
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let (head, _) = answer(&mut client, 0).await;
+        assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+        assert!(head.contains("leno-reason: policy_denied"), "{head}");
+    });
+}
+
+#[test]
+fn a_strict_port_refuses_plaintext() {
+    let mut mesh = Mesh::new();
+    mesh.inbound.tls = TlsMode::Strict;
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut stranger = TcpStream::connect(app.hop()).await.unwrap();
+        stranger.write_all(GET).await.unwrap();
+        let mut read = Vec::new();
+        let _ = stranger.read_to_end(&mut read).await;
+        assert_eq!(String::from_utf8_lossy(&read), "");
+        let reason = crate::error::Reason::PlaintextRefused;
+        assert_eq!(app.metrics.proxy.connection_failures.value(reason), 1);
+        // The mesh itself goes on.
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        app.accept().await.head().await;
+    });
+}
+
+#[test]
+fn a_stranger_may_speak_plaintext_to_a_permissive_port_but_not_claim_an_identity() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut stranger = TcpStream::connect(app.hop()).await.unwrap();
+        let forged = b"GET / HTTP/1.1\r\nHost: o\r\nleno-hop: p=2\r\nForwarded: for=1;spiffe=\"spiffe://mesh.test/ns/a/sa/b\"\r\n\r\n";
+        stranger.write_all(forged).await.unwrap();
+        let mut served = app.accept().await;
+        let request = served.head().await;
+        assert!(!request.contains("spiffe") && !request.contains("leno-hop"), "{request}");
+        served.io.write_all(OK).await.unwrap();
+        assert!(answer(&mut stranger, 2).await.0.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn an_application_that_is_down_gives_503_with_a_reason() {
+    Mesh::new().run(|mesh| async move {
+        mesh.stop_application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let (head, _) = answer(&mut client, 0).await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(head.contains("leno-reason: app_refused"), "{head}");
+    });
+}
+
+#[test]
+fn a_request_that_takes_too_long_gets_504() {
+    let mut mesh = Mesh::new();
+    mesh.traffic.timeouts.request = Some(Duration::from_millis(100));
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        let (head, _) = answer(&mut client, 0).await;
+        assert!(head.starts_with("HTTP/1.1 504"), "{head}");
+        assert!(head.contains("leno-reason: request_timeout"), "{head}");
+    });
+}
+
+#[test]
+fn an_answer_that_policy_wants_tried_again_is_tried_again() {
+    let mut mesh = Mesh::new();
+    mesh.traffic.retries.on.push(RetryOn::GatewayError);
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        served.io.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        assert!(answer(&mut client, 2).await.0.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn an_upgrade_becomes_a_tunnel_through_both_sidecars() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        let upgrade = b"GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(upgrade).await.unwrap();
+        let mut served = app.accept().await;
+        let request = served.head().await.to_lowercase();
+        assert!(request.contains("upgrade: websocket"), "{request}");
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+        served.io.write_all(switched).await.unwrap();
+        let (head, body) = answer(&mut client, 5).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert_eq!(body, "hello");
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(served.bytes(4).await, b"ping");
+        drop(served);
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    });
+}
+
+fn opaque(protocol: Protocol) -> Mesh {
+    let mut mesh = Mesh::new();
+    mesh.protocol = protocol;
+    mesh
+}
+
+#[test]
+fn an_opaque_port_carries_bytes_and_half_closes() {
+    opaque(Protocol::Opaque).run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        let mut served = app.accept().await;
+        client.write_all(b"\0question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        served.io.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"\0question");
+        served.io.write_all(b"answer").await.unwrap();
+        drop(served);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_needs_no_declaration() {
+    opaque(Protocol::Detect).run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        let mut served = app.accept().await;
+        served.io.write_all(b"220 mail").await.unwrap();
+        let mut greeting = [0; 8];
+        client.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 mail");
+        client.write_all(b"HELO\r\n").await.unwrap();
+        assert_eq!(served.bytes(6).await, b"HELO\r\n");
+    });
+}
+
+#[test]
+fn an_undeclared_port_that_speaks_http_is_served_as_http() {
+    opaque(Protocol::Detect).run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        assert!(served.head().await.contains("spiffe="));
+        served.io.write_all(OK).await.unwrap();
+        assert_eq!(answer(&mut client, 2).await.1, "ok");
+    });
+}
+
+#[test]
+fn more_requests_than_policy_allows_at_once_are_shed() {
+    let mut mesh = Mesh::new();
+    mesh.traffic.concurrency.max_requests = 1;
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut first = mesh.call("web", "orders").await;
+        first.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        let mut second = mesh.call("web", "orders").await;
+        second.write_all(GET).await.unwrap();
+        let (head, _) = answer(&mut second, 0).await;
+        assert!(head.starts_with("HTTP/1.1 503") && head.contains("leno-reason: concurrency_limit"), "{head}");
+        assert!(head.contains("retry-after: 1"), "{head}");
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut first, 2).await;
+    });
+}
+
+#[test]
+fn an_application_s_connections_are_bounded_and_the_next_request_waits_for_one() {
+    let mut mesh = Mesh::new();
+    mesh.inbound.app.max_connections = 1;
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut first = mesh.call("web", "orders").await;
+        first.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        let mut second = mesh.call("web", "orders").await;
+        second.write_all(GET).await.unwrap();
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut first, 2).await;
+        // The second request comes over the same connection.
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut second, 2).await;
+    });
+}
+
+#[test]
+fn every_request_leaves_one_line_on_each_side() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut client, 2).await;
+        drop(client);
+        for name in ["web", "orders"] {
+            let metrics = Arc::clone(&mesh.application(name).metrics);
+            let text = metrics.render();
+            assert!(text.contains("leno_requests_total"), "{text}");
+        }
+        let _: &Served = &served;
     });
 }

@@ -52,13 +52,13 @@ pub(super) struct Mesh {
 
 /// A workload: its application's socket, its sidecar, and the door for calls to each other service.
 pub(super) struct Pod {
-    app: TcpListener,
+    app: RefCell<Option<TcpListener>>,
     hop: SocketAddr,
     calls: HashMap<String, SocketAddr>,
+    #[allow(dead_code, reason = "dropped with the pod: its end is the end of the drain")]
     pub(super) drain: drain::Drain,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) state: Arc<State>,
-    pub(super) lines: RefCell<Option<crate::access_log::Writer>>,
+    _lines: crate::access_log::Writer,
     _crew: Arc<worker::Crew>,
 }
 
@@ -146,7 +146,7 @@ impl Mesh {
         };
         let (crew, worker) = worker::alone(1000);
         tokio::task::spawn_local(async move { app::work(worker, shared, doors).await.unwrap() });
-        Pod { app, hop: hop_address, calls, drain, metrics, state, lines: RefCell::new(Some(lines)), _crew: crew }
+        Pod { app: RefCell::new(Some(app)), hop: hop_address, calls, drain, metrics, _lines: lines, _crew: crew }
     }
 
     fn resources(&self, name: &str, app: SocketAddr, endpoints: &[(String, SocketAddr, SocketAddr)]) -> Vec<Change> {
@@ -217,6 +217,10 @@ impl Mesh {
         self.pods.borrow()[name].clone()
     }
 
+    pub(super) fn stop_application(&self, name: &str) {
+        self.application(name).app.take();
+    }
+
     /// As the application of `from` would: a connection to its sidecar's door for `to`.
     pub(super) async fn call(&self, from: &str, to: &str) -> TcpStream {
         let door = self.application(from).calls[to];
@@ -226,7 +230,10 @@ impl Mesh {
 
 impl Pod {
     pub(super) async fn accept(&self) -> Served {
-        Served { io: self.app.accept().await.unwrap().0, read: Vec::new() }
+        let listener = self.app.take().expect("it runs");
+        let accepted = listener.accept().await.unwrap().0;
+        self.app.replace(Some(listener));
+        Served { io: accepted, read: Vec::new() }
     }
 
     /// Where its sidecar listens for peers.
@@ -239,6 +246,13 @@ impl Served {
     /// Up to the empty line.
     pub(super) async fn head(&mut self) -> String {
         head(&mut self.io, &mut self.read).await
+    }
+
+    pub(super) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() < count {
+            assert!(self.io.read_buf(&mut self.read).await.unwrap() > 0);
+        }
+        self.read.drain(..count).collect()
     }
 }
 
