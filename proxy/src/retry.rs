@@ -290,4 +290,6 @@ fn fails(on: RetryOn, reason: Reason) -> bool {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
