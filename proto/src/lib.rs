@@ -3,9 +3,12 @@
 //! - `policy`: the model that both planes share; `fields` holds every field's default, bound, unit and source.
 //! - `select` and `authorize`: the decisions over that model, on `request::RequestView`.
 //! - `identity`: SPIFFE ids. `key`: the names of resources. `hash`: versions.
+//! - `capability`: what a proxy must know before it may take a resource.
 //! - `convert`: wire to model and back. `wire`: the generated messages and services.
 
 pub mod authorize;
+pub mod capability;
+pub mod convert;
 pub mod fields;
 pub mod hash;
 pub mod identity;

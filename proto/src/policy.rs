@@ -174,13 +174,67 @@ pub enum StringMatch {
     Regex(Pattern),
 }
 
-/// A compiled regular expression (linear time, bounded size) that must match the whole value; compared by its text.
+/// A compiled regular expression (linear time, bounded size) that must match the whole value; compared by its text. Classes
+/// such as `\w` are ASCII, as in the engines that route authors know, unless the text says `(?u)`.
 #[derive(Debug, Clone)]
-pub struct Pattern(pub(crate) regex::Regex);
+pub struct Pattern {
+    text: Arc<str>,
+    regex: regex::bytes::Regex,
+}
+
+/// Why a text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPattern {
+    #[error("the regular expression is longer than {PATTERN_BYTES_MAX} bytes")]
+    Long,
+    #[error("no regular expression: {0}")]
+    Syntax(String),
+    #[error("the regular expression compiles to more than {PATTERN_COMPILED_MAX} bytes")]
+    Large,
+}
+
+/// The Gateway API's longest header value match.
+const PATTERN_BYTES_MAX: usize = 4096;
+const PATTERN_COMPILED_MAX: usize = 64 * 1024;
+
+impl Pattern {
+    /// # Errors
+    /// No regular expression, or one above the bounds.
+    pub fn new(text: &str) -> Result<Self, BadPattern> {
+        if text.len() > PATTERN_BYTES_MAX {
+            return Err(BadPattern::Long);
+        }
+        // Alone first: `a)|(b` is no expression, though it becomes one within ours.
+        compile(text)?;
+        Ok(Self { text: text.into(), regex: compile(&format!("^(?:{text})$"))? })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the whole value matches.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+}
+
+fn compile(text: &str) -> Result<regex::bytes::Regex, BadPattern> {
+    regex::bytes::RegexBuilder::new(text)
+        .unicode(false)
+        .size_limit(PATTERN_COMPILED_MAX)
+        .dfa_size_limit(PATTERN_COMPILED_MAX)
+        .build()
+        .map_err(|e| match e {
+            regex::Error::CompiledTooBig(_) => BadPattern::Large,
+            // The last line says what is wrong; those before it draw the place.
+            other => BadPattern::Syntax(other.to_string().lines().last().unwrap_or_default().to_owned()),
+        })
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.text == other.text
     }
 }
 
@@ -340,6 +394,31 @@ pub enum SpiffeMatch {
     Exact(SpiffeId),
     /// `spiffe://domain/path/*`
     Prefix(Arc<str>),
+}
+
+impl SpiffeMatch {
+    /// Whether the text is like `spiffe://domain/path/*` or `spiffe://domain/*`.
+    pub fn is_prefix(text: &str) -> bool {
+        match text.strip_suffix("/*") {
+            // A whole id stands where the star does, so that the checks of ids hold for the rest.
+            Some(start) => format!("{start}/x").parse::<SpiffeId>().is_ok(),
+            None => false,
+        }
+    }
+
+    pub fn matches(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Exact(exact) => exact == id,
+            Self::Prefix(prefix) => prefix.strip_suffix('*').is_some_and(|start| id.as_str().starts_with(start)),
+        }
+    }
+}
+
+impl AccessRule {
+    /// Whether it has terms that only a request can meet.
+    pub fn speaks_http(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
 }
 
 /// Trust anchors (DER) by trust domain.

@@ -8,7 +8,6 @@ use crate::policy::Backend;
 use crate::policy::Match;
 use crate::policy::OutboundPort;
 use crate::policy::PathMatch;
-use crate::policy::Pattern;
 use crate::policy::Route;
 use crate::policy::RouteKind;
 use crate::policy::Rule;
@@ -139,7 +138,7 @@ fn path_holds(matched: &PathMatch, path: &str) -> bool {
             let prefix = prefix.trim_end_matches('/');
             path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
-        PathMatch::Regex(pattern) => whole(pattern, path),
+        PathMatch::Regex(pattern) => pattern.matches(path.as_bytes()),
     }
 }
 
@@ -195,13 +194,8 @@ fn decode(text: &str) -> Option<std::borrow::Cow<'_, str>> {
 fn value_holds(matched: &StringMatch, value: &str) -> bool {
     match matched {
         StringMatch::Exact(exact) => value == &**exact,
-        StringMatch::Regex(pattern) => whole(pattern, value),
+        StringMatch::Regex(pattern) => pattern.matches(value.as_bytes()),
     }
-}
-
-/// Patterns are anchored when they are compiled.
-fn whole(pattern: &Pattern, value: &str) -> bool {
-    pattern.0.is_match(value)
 }
 
 /// Hostnames compare without case and without the port. Empty: any.
@@ -221,24 +215,5 @@ fn host_matches(hostname: &str, host: &str) -> bool {
             at.is_some_and(|at| at > 0 && host.is_char_boundary(at) && host[at..].eq_ignore_ascii_case(suffix))
         }
         None => host.eq_ignore_ascii_case(hostname),
-    }
-}
-
-impl Pattern {
-    /// Bytes of one compiled pattern.
-    const SIZE_MAX: usize = 1 << 20;
-
-    /// # Errors
-    /// The text is no pattern of the regex crate's language, or too large when compiled.
-    pub fn new(text: &str) -> Result<Self, String> {
-        let whole = format!("^(?:{text})$");
-        let built = regex::RegexBuilder::new(&whole).size_limit(Self::SIZE_MAX).dfa_size_limit(Self::SIZE_MAX).build();
-        built.map(Self).map_err(|error| error.to_string())
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        let whole = self.0.as_str();
-        whole.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(whole)
     }
 }

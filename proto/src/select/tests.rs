@@ -1,5 +1,6 @@
 //! Which rule a request takes.
 
+use crate::policy::Pattern;
 use std::sync::Arc;
 
 use super::*;

@@ -277,7 +277,7 @@ pub mod path_edit {
 /// Copies this share of requests to a backend whose answers are dropped.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mirror {
-    /// Without filters of its own.
+    /// Filters nest at most 4 deep.
     #[prost(message, optional, tag = "1")]
     pub backend: ::core::option::Option<Backend>,
     /// 0 to 1,000,000.
