@@ -1,56 +1,358 @@
-//! The wiring: what a sidecar is made of, and in which order it comes up and goes down. It must never forward anything before
-//! it is wired whole.
+//! The wiring: builds each long-lived thing once, starts each thread and task, and owns the order of their end. It must never
+//! decide anything about traffic.
 
+mod addresses;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::Weak;
+use std::time::Duration;
+use std::time::Instant;
 
+use anyhow::Context as _;
+use leno_proto::identity::SpiffeId;
+use leno_proto::policy::ServicePort;
+use tokio::net::TcpListener;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::access_log::AccessLog;
+use crate::admin;
+use crate::config::Config;
+use crate::config::VERSION;
+use crate::control::Control;
+use crate::control::Parts;
+use crate::control::anchors::Anchors;
+use crate::control::dial::Dialer;
+use crate::control::dial::Way;
+use crate::control::progress::Progress;
+use crate::control::resource;
+use crate::drain;
+use crate::drain::Drain;
+use crate::drain::Phase;
+use crate::drain::Times;
+use crate::http::h2;
+use crate::identity::Renewal;
 use crate::inbound;
 use crate::listener;
 use crate::listener::Accepted;
 use crate::listener::Front;
 use crate::local::Local;
 use crate::local::Shared;
+use crate::metrics::Metrics;
+use crate::net;
 use crate::net::Acceptor;
 use crate::outbound;
+use crate::state::State;
+use crate::state::Wanted;
+use crate::store::Owner;
+use crate::store::Store;
+use crate::tls::Tls;
+use crate::trace::export;
 use crate::worker;
+use crate::worker::Crew;
 use crate::worker::Job;
 use crate::worker::Worker;
 
+/// Bytes of the last-known-good file.
+const FILE_MAX: usize = 64 << 20;
+
+/// Bytes of HTTP/2 bodies that may wait in this proxy at once.
+const LEDGER_MAX: usize = 256 << 20;
+
+/// Connections at once, over all workers: InboundPolicy's default, and the same again for the application's own.
+const OPEN_MAX: usize = 20_000;
+
+/// What is flushed at the very end has this long.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// `leno-proxy run`: serves until it is told to end, drains, and returns.
+///
+/// # Errors
+/// An address, a folder or a thread cannot be had.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    start_logging(&config.log)?;
+    if let Err(error) = net::raise_descriptors() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let metrics = Arc::new(Metrics::default());
+    let (log, log_writer) = AccessLog::new(config.access_log, metrics.clone());
+    let log_thread =
+        std::thread::Builder::new().name("leno-log".to_owned()).spawn(move || log_writer.run(io::stdout()))?;
+    let (spans, span_queue) = export::queue(metrics.clone(), Instant::now());
+    let (drain, drain_watch) = drain::channel();
+    let workers = config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota()));
+    // The workers come after the state whose gates ask them for idle connections.
+    let crew: Arc<OnceLock<Weak<Crew>>> = Arc::default();
+    let (state, wanted) = State::new({
+        let crew = crew.clone();
+        move |target: &ServicePort| {
+            let (target, crew) = (target.clone(), crew.clone());
+            Box::new(move || {
+                if let Some(crew) = crew.get().and_then(Weak::upgrade) {
+                    crew.reclaim(&target);
+                }
+            })
+        }
+    });
+    let listens = listens(&config)?;
+    let shared = Shared {
+        state,
+        tls: Tls::new(),
+        metrics,
+        log,
+        spans,
+        drain: drain_watch,
+        ledger: h2::Ledger::new(LEDGER_MAX),
+        listens: listens.iter().map(|(address, _)| *address).collect(),
+        own: own_addresses(&config).into(),
+        zone: Arc::default(),
+        pods: Arc::default(),
+        apps: Arc::default(),
+    };
+    let store = open_store(&config)?;
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("leno-control")
+        // Telemetry and control never delay a request.
+        .on_thread_start(|| drop(net::lower_priority(5)))
+        .enable_all()
+        .build()?;
+    let drain = Arc::new(drain);
+    let (hands, threads) = start_workers(workers, &shared, &listens)?;
+    crew.set(Arc::downgrade(&hands)).expect("set here alone");
+    tracing::info!(version = VERSION, workers, pod = config.pod_name, "leno-proxy runs");
+    let end = control.block_on(govern(&config, &shared, &store, wanted, span_queue, &drain));
+    // Whatever ended it, connections are cut now, and the threads return.
+    drain.enter(Phase::Forced);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    drop((hands, shared));
+    control.shutdown_timeout(FAREWELL);
+    let _ = log_thread.join();
+    end
+}
+
+fn start_logging(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("LENO_LOG (--log) is {filter:?}; write such as info or info,leno_proxy=debug"))?;
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
+    Ok(())
+}
+
+/// Every address that we listen on, and what it stands for.
+fn listens(config: &Config) -> anyhow::Result<Vec<(SocketAddr, Front)>> {
+    let captured = config.outbound_capture.iter().map(|a| (*a, Front::Outbound));
+    let services = config.outbound_listen.iter().map(|l| (l.listen, Front::OutboundTo(l.service.clone())));
+    let arriving = config.inbound_capture.iter().map(|a| (*a, Front::Inbound));
+    let ports = config.inbound_listen.iter().map(|l| (l.listen, Front::InboundTo(l.application)));
+    let all: Vec<_> = captured.chain(services).chain(arriving).chain(ports).collect();
+    for (number, (address, _)) in all.iter().enumerate() {
+        anyhow::ensure!(
+            all[..number].iter().all(|(other, _)| other != address),
+            "{address} is listened on twice; give each listener its own"
+        );
+    }
+    Ok(all)
+}
+
+/// The pod's addresses: what the interfaces have, and what the applications are configured at.
+fn own_addresses(config: &Config) -> Vec<IpAddr> {
+    let mut own = addresses::of_interfaces();
+    own.extend(config.inbound_listen.iter().flat_map(|l| [l.listen.ip(), l.application.ip()]));
+    own.sort_unstable();
+    own.dedup();
+    own
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let owner = Owner { pod_uid: config.pod_uid.clone(), build: VERSION.to_owned() };
+    let (store, found) = Store::open(&config.volume, owner, FILE_MAX)
+        .with_context(|| format!("LENO_VOLUME (--volume) {}", config.volume.display()))?;
+    tracing::info!(?found, volume = %config.volume.display(), "last known good");
+    Ok(Arc::new(store))
+}
+
+type Threads = Vec<std::thread::JoinHandle<()>>;
+
+fn start_workers(
+    count: usize,
+    shared: &Shared,
+    listens: &[(SocketAddr, Front)],
+) -> anyhow::Result<(Arc<Crew>, Threads)> {
+    // Bound here, so that an address that is taken is an error of the start and not of a thread.
+    let share = if count > 1 { net::Share::Workers } else { net::Share::Alone };
+    let door = |(address, front): &(SocketAddr, Front)| {
+        let socket = net::listen(*address, share).with_context(|| format!("listen on {address}"))?;
+        Ok(Door { socket, front: Arc::new(front.clone()) })
+    };
+    let doors = (0..count).map(|_| listens.iter().map(door).collect()).collect::<anyhow::Result<Vec<Vec<Door>>>>()?;
+    let doors = Arc::new(parking_lot::Mutex::new(doors.into_iter().map(Some).collect::<Vec<_>>()));
+    let shared = shared.clone();
+    let story = move |worker: Worker| {
+        let own = doors.lock()[worker.index].take().expect("each worker starts once");
+        let work = work(worker, shared.clone(), own);
+        async move {
+            if let Err(error) = work.await {
+                tracing::error!(%error, "a worker cannot serve: ending the process");
+                std::process::exit(1);
+            }
+        }
+    };
+    Ok(worker::start(count, OPEN_MAX, story)?)
+}
+
 /// A listening socket and what it stands for.
 pub struct Door {
-    pub socket: TcpListener,
+    pub socket: std::net::TcpListener,
     pub front: Arc<Front>,
 }
 
-/// A worker's life: accepts at its own doors, serves what it is given, until everybody who could give it something is gone.
+/// A worker's life: accepts at its own doors and serves what it is given, until the drain is forced.
+///
+/// # Errors
+/// A door cannot be served.
 pub async fn work(mut worker: Worker, shared: Shared, doors: Vec<Door>) -> io::Result<()> {
+    let mut drain = shared.drain.clone();
     let local = Local::new(worker.index, shared);
     tokio::task::spawn_local(local.clone().sweep());
     for Door { socket, front } in doors {
         let acceptor = Acceptor::new(socket)?;
         tokio::task::spawn_local(listener::run(acceptor, front, Arc::clone(&worker.crew), worker.index));
     }
-    while let Some(job) = worker.inbox.recv().await {
-        match job {
-            Job::Connection(accepted) => {
-                let local = local.clone();
-                worker::spawn(&worker.crew, async move { serve(local, accepted).await });
-            }
-            Job::Reclaim(target) => {
-                local.pool.give_up(&target);
-            }
+    loop {
+        tokio::select! {
+            // The end first: what has not begun by then does not begin.
+            biased;
+            () = drain.reached(Phase::Forced) => return Ok(()),
+            Some(job) = worker.inbox.recv() => match job {
+                Job::Connection(accepted) => worker::spawn(&worker.crew, serve(local.clone(), accepted)),
+                Job::Reclaim(target) => drop(local.pool.give_up(&target)),
+            },
         }
     }
-    Ok(())
 }
 
-async fn serve(local: std::rc::Rc<Local>, accepted: Accepted) {
+async fn serve(local: Rc<Local>, accepted: Accepted) {
     match *accepted.front {
         Front::Outbound | Front::OutboundTo(_) => outbound::serve(local, accepted).await,
         Front::Inbound | Front::InboundTo(_) => inbound::serve(local, accepted).await,
     }
+}
+
+/// The control side: identity, session, status, telemetry; ends with the proxy.
+async fn govern(
+    config: &Config,
+    shared: &Shared,
+    store: &Arc<Store>,
+    wanted: Wanted,
+    span_queue: export::Queue,
+    drain: &Arc<Drain>,
+) -> anyhow::Result<()> {
+    let progress = Arc::new(Progress::default());
+    let anchors = Arc::new(Anchors::new(config.trust_anchor.clone(), config.trust_domain.clone(), shared.tls.clone()));
+    let file = store.kept();
+    let way = Way::Network {
+        addresses: config.control_plane.clone(),
+        expected: config.control_plane_identity.clone(),
+        anchors: anchors.clone(),
+    };
+    let dialer = Arc::new(Dialer::new(way, config.token.clone(), file.control_plane.clone()));
+    let renewal = Renewal {
+        id: SpiffeId::workload(&config.trust_domain, &config.pod_namespace, &config.service_account)?,
+        dialer: dialer.clone(),
+        anchors: anchors.clone(),
+        tls: shared.tls.clone(),
+        store: store.clone(),
+        metrics: shared.metrics.clone(),
+        progress: progress.clone(),
+        decode: resource::decode,
+    };
+    let session = Control::new(
+        Parts {
+            pod_uid: config.pod_uid.clone(),
+            workers: config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota())) as u32,
+            state: shared.state.clone(),
+            wanted,
+            dialer,
+            anchors,
+            store: store.clone(),
+            metrics: shared.metrics.clone(),
+            progress: progress.clone(),
+            decode: resource::decode,
+        },
+        &file,
+    );
+    renewal.restore(&file);
+    // Explicit listeners know what they will need: ask before the first connection does.
+    for listen in &config.outbound_listen {
+        let (state, service) = (shared.state.clone(), listen.service.service.clone());
+        tokio::spawn(async move { drop(state.service(&service, Duration::from_secs(1)).await) });
+    }
+    tokio::spawn(renewal.run());
+    tokio::spawn(session.run());
+    tokio::spawn(export_spans(config.clone(), shared.state.clone(), span_queue));
+    let begin = Arc::new(tokio::sync::Notify::new());
+    let views = Arc::new(views::of(shared, progress, begin.clone()));
+    let status = TcpListener::bind(config.status)
+        .await
+        .with_context(|| format!("LENO_STATUS (--status): listen on {}", config.status))?;
+    tokio::spawn(admin::serve_status(status, views.clone()));
+    let socket = admin::open_socket(&config.admin_socket)
+        .with_context(|| format!("LENO_ADMIN_SOCKET (--admin-socket) {}", config.admin_socket.display()))?;
+    tokio::spawn(admin::serve_socket(socket, views));
+    until_drained(config.grace, drain, &begin).await
+}
+
+/// Waits for SIGTERM, SIGINT or `leno-proxy drain`, then runs the drain's phases. A second signal ends it at once.
+async fn until_drained(grace: Duration, drain: &Drain, begin: &tokio::sync::Notify) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => return Ok(()),
+        () = begin.notified() => {}
+    }
+    let times = Times::from_grace(grace);
+    tracing::info!(?times, "draining");
+    tokio::select! {
+        () = drain.run(times) => {}
+        // The kubelet sends this once the application has ended: nothing is left to serve.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The endpoint comes with the mesh's configuration, unless the environment names one; the exporter starts when it is known.
+async fn export_spans(config: Config, state: Arc<State>, queue: export::Queue) {
+    let source = export::Source {
+        service: config.service_account.clone(),
+        namespace: config.pod_namespace.clone(),
+        pod: config.pod_name.clone(),
+        pod_uid: config.pod_uid.clone(),
+    };
+    let mut changes = state.changes();
+    let endpoint = loop {
+        match &state.load().config {
+            Some(mesh) => break mesh.tracing.endpoint.clone(),
+            None if config.otel.endpoint.is_some() => break None,
+            None => {}
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    };
+    let exporter = export::exporter(endpoint.as_deref(), &source, &config.otel).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no spans are exported");
+        None
+    });
+    queue.run(exporter).await;
 }

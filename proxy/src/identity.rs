@@ -158,7 +158,8 @@ impl Renewal {
         if let Some(current) = self.tls.identity() {
             let life = seconds(current.not_after_unix - current.not_before_unix);
             let age = seconds(unix_now() - current.not_before_unix);
-            tokio::time::sleep(renewal(life, rand::rng().random()).saturating_sub(age)).await;
+            let wait = renewal(life, rand::rng().random()).saturating_sub(age);
+            tokio::time::sleep(wait).await;
         }
         loop {
             match self.certify().await {
@@ -166,13 +167,15 @@ impl Renewal {
                     failures = 0;
                     self.progress.certified();
                     self.metrics.proxy.certificate_renewals.increment();
-                    tokio::time::sleep(renewal(life, rand::rng().random())).await;
+                    let wait = renewal(life, rand::rng().random());
+                    tokio::time::sleep(wait).await;
                 }
                 Err(why) => {
                     self.metrics.proxy.certificate_failures.increment();
                     tracing::warn!(why, failures, "no certificate yet; trying again");
                     self.progress.not_certified(why);
-                    tokio::time::sleep(backoff(failures, rand::rng().random())).await;
+                    let wait = backoff(failures, rand::rng().random());
+                    tokio::time::sleep(wait).await;
                     failures += 1;
                 }
             }

@@ -34,6 +34,7 @@ use tokio::net::TcpStream;
 
 use crate::net::big_read::BigRead;
 pub use crate::net::sys::lower_priority;
+pub use crate::net::sys::raise_descriptors;
 
 /// A listening socket. With `Share::Workers` each worker binds one of its own to the same address and the kernel spreads
 /// new connections over them.

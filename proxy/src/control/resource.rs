@@ -23,6 +23,14 @@ impl Refusal {
     }
 }
 
+/// What a proxy runs: the wire's own meaning.
+///
+/// # Errors
+/// The bytes are no resource that this build understands; the field says which part.
+pub fn decode(bytes: &Bytes) -> Result<Resource, Refusal> {
+    Resource::decode(bytes).map_err(|invalid| Refusal::new(&invalid.field, invalid.message))
+}
+
 /// # Errors
 /// The bytes are not what the hash says, cannot be decoded, or are about something else than the key.
 pub(super) fn take(key: &Key, hash: Hash, bytes: &Bytes, decode: Decode) -> Result<Resource, Refusal> {
