@@ -1,1 +1,233 @@
-//! (to be written)
+//! The world into resources, one key at a time, and into conditions, one object at a time. Pure: it depends on the objects and
+//! on nothing that a replica remembers, so that every replica and every restart gives the same bytes.
+
+mod access;
+pub mod conditions;
+mod destination;
+mod endpoints;
+mod filter;
+mod inbound;
+mod mesh;
+mod outbound;
+mod policy;
+mod route;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use leno_proto::identity::SpiffeId;
+use leno_proto::key::DEFAULT_VIEW;
+use leno_proto::key::Key;
+use leno_proto::policy::Backend;
+use leno_proto::policy::Destination;
+use leno_proto::policy::Filter;
+use leno_proto::policy::OnOpen;
+use leno_proto::policy::Outbound;
+use leno_proto::policy::Resource;
+use leno_proto::policy::ServiceName;
+use leno_proto::policy::ServicePort;
+use leno_proto::policy::Traffic;
+
+pub(crate) use crate::compile::access::cidr;
+pub(crate) use crate::compile::access::spiffe_match;
+use crate::index::Topic;
+use crate::index::World;
+use crate::index::mesh_id;
+use crate::object::INJECT;
+use crate::object::Kind;
+use crate::object::Name;
+use crate::object::Object;
+use crate::object::ObjectId;
+use crate::object::kube::Pod;
+use crate::object::kube::Service;
+use crate::object::ours::Mesh;
+
+/// The namespace of the control plane, whose objects may speak for the whole mesh.
+pub const ROOT_NAMESPACE: &str = "leno-system";
+/// The sidecar's container, by which a Pod that the injector has seen is known.
+pub const SIDECAR: &str = "leno-proxy";
+
+/// A resource with what it was made from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Compiled {
+    /// `None`: there is no such thing now. Somebody may still wait for it.
+    pub resource: Option<Resource>,
+    /// What was asked of the world: when one of these is touched, the resource must be made again.
+    pub asked: BTreeSet<Topic>,
+    /// Policies and routes that are in it: its provenance.
+    pub sources: BTreeSet<ObjectId>,
+    /// What a proxy needs beside it.
+    pub leads_to: BTreeSet<Lead>,
+}
+
+/// What a resource leads to, before views and buckets are known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lead {
+    /// The Outbound of a Service, in the view of whoever asks.
+    Outbound(ServiceName),
+    /// All buckets of a service port.
+    Endpoints(ServicePort),
+}
+
+/// Compiles one key. Keys that are not made from the world (`TrustBundle`) give nothing.
+pub fn compile(world: &World, key: &Key) -> Compiled {
+    let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
+    let resource = match key {
+        Key::Destination(address) => Some(Resource::Destination(destination::destination(&lens, *address))),
+        Key::Outbound { service, view } => {
+            let view = (**view != *DEFAULT_VIEW).then_some(&**view);
+            outbound::outbound(&lens, service, view).map(Resource::Outbound)
+        }
+        Key::Endpoints { target, bucket } => endpoints::bucket(&lens, target, *bucket).map(Resource::Endpoints),
+        Key::Inbound(uid) => inbound::inbound(&lens, uid).map(Resource::Inbound),
+        Key::ProxyConfig => Some(Resource::ProxyConfig(mesh::proxy_config(&lens))),
+        // The session asks for its own namespace's; see `egress_index`.
+        Key::EgressIndex => Some(Resource::EgressIndex(mesh::egress_index(&lens, ""))),
+        Key::Share => Some(Resource::Share(mesh::share(&lens))),
+        Key::TrustBundle => None,
+    };
+    let leads_to = resource.as_ref().map(leads).unwrap_or_default();
+    Compiled { resource, asked: lens.asked.into_inner(), sources: lens.sources.into_inner(), leads_to }
+}
+
+/// The EgressIndex as proxies in `namespace` see it.
+pub fn egress_index(world: &World, namespace: &str) -> Compiled {
+    let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
+    let resource = Some(Resource::EgressIndex(mesh::egress_index(&lens, namespace)));
+    Compiled { resource, asked: lens.asked.into_inner(), sources: lens.sources.into_inner(), leads_to: BTreeSet::new() }
+}
+
+/// The view in which clients of `namespace` see a Service: their own where they hold a consumer object for it.
+pub fn view(world: &World, service: &ServiceName, namespace: &str) -> Arc<str> {
+    let own = *namespace != *service.namespace
+        && namespace != DEFAULT_VIEW
+        && policy::has_consumer(world, service, namespace);
+    if own { namespace.into() } else { DEFAULT_VIEW.into() }
+}
+
+fn leads(resource: &Resource) -> BTreeSet<Lead> {
+    let mut found = BTreeSet::new();
+    match resource {
+        Resource::Destination(Destination::Service(port)) => drop(found.insert(Lead::Outbound(port.service.clone()))),
+        Resource::Outbound(outbound) => outbound_leads(outbound, &mut found),
+        Resource::EgressIndex(index) => index.hosts.iter().for_each(|host| traffic_leads(&host.policy, &mut found)),
+        Resource::Destination(Destination::Workload(workload)) => traffic_leads(&workload.policy, &mut found),
+        Resource::Destination(Destination::NotFound) => {}
+        Resource::Endpoints(_)
+        | Resource::Inbound(_)
+        | Resource::TrustBundle(_)
+        | Resource::ProxyConfig(_)
+        | Resource::Share(_) => {}
+    }
+    found
+}
+
+fn outbound_leads(outbound: &Outbound, found: &mut BTreeSet<Lead>) {
+    for port in &outbound.ports {
+        backend_leads(&port.backend, found);
+        traffic_leads(&port.policy, found);
+        for rule in port.routes.iter().flat_map(|route| &route.rules) {
+            traffic_leads(&rule.policy, found);
+            rule.backends.iter().for_each(|backend| backend_leads(backend, found));
+            filter_leads(&rule.filters, found);
+        }
+    }
+}
+
+fn backend_leads(backend: &Backend, found: &mut BTreeSet<Lead>) {
+    if backend.resolved {
+        found.insert(Lead::Endpoints(backend.target.clone()));
+    }
+    traffic_leads(&backend.policy, found);
+    filter_leads(&backend.filters, found);
+}
+
+fn filter_leads(filters: &[Filter], found: &mut BTreeSet<Lead>) {
+    for filter in filters {
+        if let Filter::Mirror { backend, .. } = filter {
+            backend_leads(backend, found);
+        }
+    }
+}
+
+/// A breaker's fallback. Its own policy holds no further fallback (`policy` cuts the chain), so this ends.
+fn traffic_leads(traffic: &Traffic, found: &mut BTreeSet<Lead>) {
+    if let Some(service) = &traffic.circuit_breaker.service
+        && let OnOpen::Fallback(backend) = &service.on_open
+    {
+        backend_leads(backend, found);
+    }
+}
+
+/// The world, seen so that every question is written down.
+pub(crate) struct Lens<'w> {
+    world: &'w World,
+    asked: RefCell<BTreeSet<Topic>>,
+    sources: RefCell<BTreeSet<ObjectId>>,
+}
+
+impl<'w> Lens<'w> {
+    fn ask(&self, topic: Topic) {
+        self.asked.borrow_mut().insert(topic);
+    }
+
+    /// The object is part of what is being made.
+    fn uses(&self, id: &ObjectId) {
+        self.ask(Topic::Object(id.clone()));
+        self.sources.borrow_mut().insert(id.clone());
+    }
+
+    fn about(&self, topic: Topic) -> Vec<&'w Object> {
+        let found = self.world.about(&topic).collect();
+        self.ask(topic);
+        found
+    }
+
+    fn service(&self, name: &Name) -> Option<&'w Service> {
+        self.ask(Topic::Object(ObjectId { kind: Kind::Service, name: name.clone() }));
+        self.world.service(name)
+    }
+
+    fn pod(&self, name: &Name) -> Option<&'w Pod> {
+        self.ask(Topic::Object(ObjectId { kind: Kind::Pod, name: name.clone() }));
+        self.world.pod(name)
+    }
+
+    fn mesh(&self) -> Option<&'w Mesh> {
+        self.ask(Topic::Object(mesh_id()));
+        self.world.mesh()
+    }
+
+    /// Whether the Pod has a sidecar: it carries the container, or it or its namespace asks for one and it does not refuse.
+    /// Host network is never meshed: its sidecar would own the node's traffic.
+    fn meshed(&self, pod: &Pod) -> bool {
+        if pod.spec.host_network {
+            return false;
+        }
+        let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+        if containers.into_iter().any(|container| container.name == SIDECAR) {
+            return true;
+        }
+        let own = pod.metadata.labels.get(INJECT).or_else(|| pod.metadata.annotations.get(INJECT));
+        match own.map(String::as_str) {
+            Some(word) => enabled(word),
+            None => {
+                let namespace = &pod.metadata.namespace;
+                self.ask(Topic::Object(ObjectId { kind: Kind::Namespace, name: Name::new("", namespace) }));
+                let labels = self.world.namespace(namespace).map(|namespace| &namespace.metadata.labels);
+                labels.and_then(|labels| labels.get(INJECT)).is_some_and(|word| enabled(word))
+            }
+        }
+    }
+
+    /// `None` where the Pod's names make no SPIFFE id: then it is treated as outside the mesh, never as somebody else.
+    fn identity(&self, pod: &Pod) -> Option<SpiffeId> {
+        let account = if pod.spec.service_account_name.is_empty() { "default" } else { &pod.spec.service_account_name };
+        SpiffeId::workload(&mesh::trust_domain(self), &pod.metadata.namespace, account).ok()
+    }
+}
+
+fn enabled(word: &str) -> bool {
+    word == "enabled" || word == "true"
+}

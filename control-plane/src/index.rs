@@ -1,1 +1,206 @@
-//! (to be written)
+//! The world: every object in force, and for each thing one may ask about, the objects that bear on it.
+//! Pure tables. It never interprets a policy, and it never forgets an object without an event that says so.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::object::Event;
+use crate::object::Kind;
+use crate::object::Name;
+use crate::object::Object;
+use crate::object::ObjectId;
+use crate::object::SERVICE_NAME;
+use crate::object::gateway::ParentRef;
+use crate::object::kube::Namespace;
+use crate::object::kube::Pod;
+use crate::object::kube::Service;
+use crate::object::ours::Mesh;
+use crate::object::ours::Target;
+
+/// A question about the world. Objects are filed under every question that they bear on; what compiled a resource remembers
+/// which it asked, and so an event dirties exactly the resources whose questions it touches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    Object(ObjectId),
+    /// All of a kind in a namespace.
+    In(Kind, Arc<str>),
+    /// All of a kind.
+    All(Kind),
+    /// Services with this ClusterIP, Pods with this address.
+    Address(IpAddr),
+    /// The Pod with this uid.
+    PodUid(Arc<str>),
+    SlicesOf(Name),
+    /// EndpointSlices that name this Pod.
+    SlicesWith(Name),
+    /// Routes with this Service as a parent.
+    RoutesOf(Name),
+    /// TrafficPolicies on this target, whatever its section.
+    PoliciesOn(Target),
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    objects: BTreeMap<ObjectId, Arc<Object>>,
+    topics: BTreeMap<Topic, BTreeSet<ObjectId>>,
+}
+
+/// What a batch of events touched.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Dirty {
+    pub topics: BTreeSet<Topic>,
+    pub objects: BTreeSet<ObjectId>,
+}
+
+impl World {
+    /// Takes a batch in. The order of events about different objects does not matter; the last about one object counts.
+    pub fn apply(&mut self, events: Vec<Event>) -> Dirty {
+        let mut dirty = Dirty::default();
+        for event in events {
+            match event {
+                Event::Applied(object) => self.put(object, &mut dirty),
+                Event::Deleted(id) => self.remove(&id, &mut dirty),
+            }
+        }
+        dirty
+    }
+
+    pub fn object(&self, id: &ObjectId) -> Option<&Arc<Object>> {
+        self.objects.get(id)
+    }
+
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectId, &Arc<Object>)> {
+        self.objects.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// The objects filed under a topic, in the order of their ids.
+    pub fn about(&self, topic: &Topic) -> impl Iterator<Item = &Object> {
+        self.topics.get(topic).into_iter().flatten().filter_map(|id| self.objects.get(id)).map(|object| &**object)
+    }
+
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        match &**self.objects.get(&ObjectId { kind: Kind::Service, name: name.clone() })? {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    pub fn pod(&self, name: &Name) -> Option<&Pod> {
+        match &**self.objects.get(&ObjectId { kind: Kind::Pod, name: name.clone() })? {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
+    pub fn pod_by_uid(&self, uid: &str) -> Option<&Pod> {
+        self.about(&Topic::PodUid(uid.into())).find_map(|object| match object {
+            Object::Pod(pod) => Some(&**pod),
+            _ => None,
+        })
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        match &**self.objects.get(&ObjectId { kind: Kind::Namespace, name: Name::new("", name) })? {
+            Object::Namespace(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    /// The singleton `default`.
+    pub fn mesh(&self) -> Option<&Mesh> {
+        match &**self.objects.get(&mesh_id())? {
+            Object::Mesh(mesh) => Some(mesh),
+            _ => None,
+        }
+    }
+
+    fn put(&mut self, object: Arc<Object>, dirty: &mut Dirty) {
+        let id = object.id();
+        if self.objects.get(&id).is_some_and(|old| *old == object) {
+            return;
+        }
+        self.remove(&id, dirty);
+        for topic in topics(&object) {
+            self.topics.entry(topic.clone()).or_default().insert(id.clone());
+            dirty.topics.insert(topic);
+        }
+        dirty.objects.insert(id.clone());
+        self.objects.insert(id, object);
+    }
+
+    fn remove(&mut self, id: &ObjectId, dirty: &mut Dirty) {
+        let Some(old) = self.objects.remove(id) else { return };
+        for topic in topics(&old) {
+            if let Some(filed) = self.topics.get_mut(&topic) {
+                filed.remove(id);
+                if filed.is_empty() {
+                    self.topics.remove(&topic);
+                }
+            }
+            dirty.topics.insert(topic);
+        }
+        dirty.objects.insert(id.clone());
+    }
+}
+
+pub fn mesh_id() -> ObjectId {
+    ObjectId { kind: Kind::Mesh, name: Name::new("", "default") }
+}
+
+/// Every question that the object bears on.
+fn topics(object: &Object) -> BTreeSet<Topic> {
+    let id = object.id();
+    let meta = object.meta();
+    let mut topics = BTreeSet::from([
+        Topic::In(id.kind, Arc::clone(&id.name.namespace)),
+        Topic::All(id.kind),
+        Topic::Object(id.clone()),
+    ]);
+    match object {
+        Object::Pod(pod) => {
+            topics.insert(Topic::PodUid(meta.uid.as_str().into()));
+            // A host's address is every such Pod's, and so names none of them.
+            if !pod.spec.host_network {
+                topics.extend(pod.addresses().into_iter().map(Topic::Address));
+            }
+        }
+        Object::Service(service) => topics.extend(service.cluster_addresses().into_iter().map(Topic::Address)),
+        Object::EndpointSlice(slice) => {
+            if let Some(service) = meta.labels.get(SERVICE_NAME) {
+                topics.insert(Topic::SlicesOf(Name::new(&meta.namespace, service)));
+            }
+            let pods = slice
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| endpoint.target_ref.as_ref())
+                .filter(|target| target.kind == "Pod");
+            topics.extend(pods.map(|target| Topic::SlicesWith(Name::new(&meta.namespace, &target.name))));
+        }
+        Object::HttpRoute(route) => topics.extend(parents(&route.spec.parent_refs, &meta.namespace)),
+        Object::GrpcRoute(route) => topics.extend(parents(&route.spec.parent_refs, &meta.namespace)),
+        Object::TcpRoute(route) => topics.extend(parents(&route.spec.parent_refs, &meta.namespace)),
+        Object::TrafficPolicy(policy) => topics.extend(policy.targets().map(Topic::PoliciesOn)),
+        Object::Namespace(_)
+        | Object::ServiceAccount(_)
+        | Object::ReferenceGrant(_)
+        | Object::InboundPolicy(_)
+        | Object::AccessPolicy(_)
+        | Object::EgressHost(_)
+        | Object::Mesh(_) => {}
+    }
+    topics
+}
+
+fn parents(refs: &[ParentRef], namespace: &str) -> impl Iterator<Item = Topic> {
+    refs.iter().filter_map(move |parent| parent.service(namespace)).map(Topic::RoutesOf)
+}

@@ -1,0 +1,262 @@
+//! What we say of each object by itself: is it accepted, do its references resolve, what should its author know.
+//! It judges with the functions that compile, so that a condition and a resource never disagree.
+
+use std::cell::RefCell;
+
+use leno_proto::fields;
+use serde::Serialize;
+
+use crate::compile::Lens;
+use crate::compile::ROOT_NAMESPACE;
+use crate::compile::filter;
+use crate::compile::outbound;
+use crate::compile::policy;
+use crate::compile::policy::Place;
+use crate::compile::policy::Section;
+use crate::index::Topic;
+use crate::index::World;
+use crate::index::mesh_id;
+use crate::object::Kind;
+use crate::object::Object;
+use crate::object::ObjectId;
+use crate::object::check;
+use crate::object::gateway::BackendRef;
+use crate::object::gateway::RouteFilter;
+use crate::object::ours::InboundPolicy;
+use crate::object::ours::Target;
+use crate::object::ours::TargetRef;
+use crate::object::ours::TrafficPolicy;
+
+/// As Kubernetes writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+    pub observed_generation: i64,
+}
+
+/// What is wrong, as a reason and a sentence.
+type Fault = (&'static str, String);
+
+/// Of one object; empty for kinds that are not ours to judge, and for routes without a Service parent.
+pub fn conditions(world: &World, object: &Object) -> Vec<Condition> {
+    let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
+    let invalid = check::check(object).first().map(|flaw| ("Invalid", format!("{}: {}", flaw.field, flaw.message)));
+    let (accepted, resolved, warnings) = match object {
+        Object::TrafficPolicy(policy) => {
+            let unsupported = fields::unsupported(fields::TRAFFIC, &policy.spec.body);
+            (invalid.or_else(|| traffic_fault(&lens, policy)), section_fault(&lens, policy), unsupported)
+        }
+        Object::InboundPolicy(policy) => {
+            let mut warnings = fields::unsupported(fields::INBOUND, &policy.spec.body);
+            warnings.extend(idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads));
+            (invalid.or_else(|| inbound_conflict(&lens, policy)), None, warnings)
+        }
+        Object::AccessPolicy(policy) => {
+            let warnings = idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads);
+            (invalid, None, warnings.into_iter().collect())
+        }
+        Object::Mesh(mesh) => {
+            let mut warnings = fields::unsupported(fields::TRAFFIC, &mesh.spec.defaults.traffic);
+            warnings.extend(fields::unsupported(fields::INBOUND, &mesh.spec.defaults.inbound));
+            (invalid, None, warnings)
+        }
+        Object::EgressHost(_) => (invalid, None, Vec::new()),
+        Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => {
+            let namespace = object.meta().namespace.as_str();
+            if !outbound::parents(object).iter().any(|parent| parent.service(namespace).is_some()) {
+                return Vec::new();
+            }
+            (invalid.or_else(|| parent_fault(&lens, object)), backend_fault(&lens, object), Vec::new())
+        }
+        Object::Namespace(_)
+        | Object::ServiceAccount(_)
+        | Object::Pod(_)
+        | Object::Service(_)
+        | Object::EndpointSlice(_)
+        | Object::ReferenceGrant(_) => return Vec::new(),
+    };
+    let generation = object.meta().generation;
+    vec![
+        condition("Accepted", accepted, generation),
+        condition("ResolvedRefs", resolved, generation),
+        warnings_condition(warnings, generation),
+    ]
+}
+
+fn condition(kind: &'static str, fault: Option<Fault>, observed_generation: i64) -> Condition {
+    match fault {
+        None => Condition { kind, status: "True", reason: kind, message: String::new(), observed_generation },
+        Some((reason, message)) => Condition { kind, status: "False", reason, message, observed_generation },
+    }
+}
+
+fn warnings_condition(warnings: Vec<String>, observed_generation: i64) -> Condition {
+    let (status, reason) = if warnings.is_empty() { ("False", "NoWarnings") } else { ("True", "LintWarnings") };
+    let message =
+        warnings.iter().map(|one| if one.contains(' ') { one.clone() } else { format!("Unsupported: {one}") });
+    Condition { kind: "Warnings", status, reason, message: message.collect::<Vec<_>>().join("; "), observed_generation }
+}
+
+fn traffic_fault(lens: &Lens<'_>, policy: &TrafficPolicy) -> Option<Fault> {
+    policy.spec.target_refs.iter().find_map(|one| {
+        let target = one.target(&policy.metadata.namespace)?;
+        permitted(&target, policy).or_else(|| missing(lens, &target)).or_else(|| conflict(lens, policy, one, target))
+    })
+}
+
+fn permitted(target: &Target, policy: &TrafficPolicy) -> Option<Fault> {
+    let own = policy.metadata.namespace.as_str();
+    match target {
+        Target::Mesh if own != ROOT_NAMESPACE => {
+            Some(("RefNotPermitted", format!("only policies in {ROOT_NAMESPACE} may target the Mesh")))
+        }
+        Target::Namespace(name) if name != own => {
+            Some(("RefNotPermitted", format!("a policy may target its own namespace, {own}, not {name}")))
+        }
+        Target::EgressHost(name) if *name.namespace != *own => {
+            Some(("RefNotPermitted", format!("a policy may target EgressHosts of its own namespace, {own}")))
+        }
+        Target::Mesh | Target::Namespace(_) | Target::Service(_) | Target::EgressHost(_) | Target::Route(..) => None,
+    }
+}
+
+fn missing(lens: &Lens<'_>, target: &Target) -> Option<Fault> {
+    let object =
+        |kind: Kind, name: &crate::object::Name| lens.world.object(&ObjectId { kind, name: name.clone() }).is_some();
+    let (there, shown) = match target {
+        // The mesh is there even where nobody has written it down, and so is the namespace of a policy that exists.
+        Target::Mesh | Target::Namespace(_) => (true, String::new()),
+        Target::Service(name) => (object(Kind::Service, name), format!("Service {name}")),
+        Target::EgressHost(name) => (object(Kind::EgressHost, name), format!("EgressHost {name}")),
+        Target::Route(kind, name) => (object(*kind, name), format!("{kind} {name}")),
+    };
+    (!there).then(|| ("TargetNotFound", format!("there is no {shown}")))
+}
+
+fn conflict(lens: &Lens<'_>, policy: &TrafficPolicy, one: &TargetRef, target: Target) -> Option<Fault> {
+    let author = policy.metadata.namespace.as_str();
+    let service = if let Target::Service(name) = &target { lens.service(name) } else { None };
+    let section = match (&one.section_name, service) {
+        (None, _) => Section::Whole,
+        (Some(name), Some(service)) => Section::Port(service.tcp_ports().find(|port| port.called(name))?),
+        (Some(name), None) => Section::Rule(name),
+    };
+    let (_, conflicted) = policy::at_place(lens, &Place { target, section, author });
+    let (_, older) = conflicted.into_iter().find(|(newer, _)| newer.metadata.key() == policy.metadata.key())?;
+    Some((
+        "Conflicted",
+        format!("TrafficPolicy {} is older and sets the same fields of the same target", older.metadata.key()),
+    ))
+}
+
+fn section_fault(lens: &Lens<'_>, policy: &TrafficPolicy) -> Option<Fault> {
+    policy.spec.target_refs.iter().find_map(|one| {
+        let section = one.section_name.as_deref()?;
+        let target = one.target(&policy.metadata.namespace)?;
+        let found = match &target {
+            Target::Service(name) => {
+                lens.service(name).is_none_or(|service| service.tcp_ports().any(|port| port.called(section)))
+            }
+            Target::Route(kind, name) => {
+                let route = lens.world.object(&ObjectId { kind: *kind, name: name.clone() });
+                route.is_none_or(|route| rule_names(route).contains(&section))
+            }
+            Target::Mesh | Target::Namespace(_) | Target::EgressHost(_) => false,
+        };
+        (!found).then(|| ("SectionNotFound", format!("{} {} has no section {section}", one.kind, one.name)))
+    })
+}
+
+fn rule_names(route: &Object) -> Vec<&str> {
+    match route {
+        Object::HttpRoute(route) => route.spec.rules.iter().map(|rule| rule.name.as_str()).collect(),
+        Object::GrpcRoute(route) => route.spec.rules.iter().map(|rule| rule.name.as_str()).collect(),
+        Object::TcpRoute(route) => route.spec.rules.iter().map(|rule| rule.name.as_str()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Policies that select alike. Two that overlap on some Pods only are settled Pod by Pod, the older first.
+fn inbound_conflict(lens: &Lens<'_>, policy: &InboundPolicy) -> Option<Fault> {
+    let mut alike: Vec<&InboundPolicy> = Vec::new();
+    for object in lens.about(Topic::In(Kind::InboundPolicy, policy.metadata.namespace.as_str().into())) {
+        let Object::InboundPolicy(other) = object else { continue };
+        if other.spec.workloads == policy.spec.workloads && fields::check(fields::INBOUND, &other.spec.body).is_empty()
+        {
+            alike.push(other);
+        }
+    }
+    alike.sort_by_key(|policy| policy.metadata.age());
+    let (_, conflicted) =
+        policy::established(fields::INBOUND, alike.into_iter().map(|policy| (policy, &policy.spec.body)));
+    let (_, older) = conflicted.into_iter().find(|(newer, _)| newer.metadata.key() == policy.metadata.key())?;
+    Some((
+        "Conflicted",
+        format!("InboundPolicy {} is older and sets the same fields of the same workloads", older.metadata.key()),
+    ))
+}
+
+fn idle_workloads(lens: &Lens<'_>, namespace: &str, workloads: &crate::object::ours::Workloads) -> Option<String> {
+    let topic =
+        if namespace == ROOT_NAMESPACE { Topic::All(Kind::Pod) } else { Topic::In(Kind::Pod, namespace.into()) };
+    let selects =
+        |object: &&Object| workloads.selector.match_labels.iter().all(|(k, v)| object.meta().labels.get(k) == Some(v));
+    (!lens.about(topic).iter().any(selects)).then(|| "NO_WORKLOADS: it selects no Pod".to_owned())
+}
+
+fn parent_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {
+    let namespace = route.meta().namespace.as_str();
+    outbound::parents(route).iter().find_map(|parent| {
+        let name = parent.service(namespace)?;
+        let Some(service) = lens.service(&name) else {
+            return Some(("NoMatchingParent", format!("there is no Service {name}")));
+        };
+        let port = service.tcp_ports().any(|port| outbound::selects(parent, port));
+        (!port).then(|| ("NoMatchingParent", format!("Service {name} has no such port")))
+    })
+}
+
+fn backend_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {
+    let namespace = route.meta().namespace.as_str();
+    let (backends, filters): (Vec<&BackendRef>, Vec<&RouteFilter>) = match route {
+        Object::HttpRoute(route) => {
+            let rules = &route.spec.rules;
+            (
+                rules.iter().flat_map(|rule| &rule.backend_refs).collect(),
+                rules.iter().flat_map(|rule| &rule.filters).collect(),
+            )
+        }
+        Object::GrpcRoute(route) => {
+            let rules = &route.spec.rules;
+            (
+                rules.iter().flat_map(|rule| &rule.backend_refs).collect(),
+                rules.iter().flat_map(|rule| &rule.filters).collect(),
+            )
+        }
+        Object::TcpRoute(route) => (route.spec.rules.iter().flat_map(|rule| &rule.backend_refs).collect(), Vec::new()),
+        _ => return None,
+    };
+    if let Some(filter) = filters.iter().find(|one| !filter::known(one)) {
+        return Some(("UnsupportedValue", format!("filter {} is not supported; its rule answers 500", filter.kind)));
+    }
+    backends.into_iter().find_map(|one| {
+        let Some(name) = one.service(namespace) else {
+            return Some(("InvalidKind", format!("backend {} is not a Service", one.name)));
+        };
+        let Some(service) = lens.service(&name) else {
+            return Some(("BackendNotFound", format!("there is no Service {name}")));
+        };
+        let port = one.port.unwrap_or(0);
+        service.port(port).is_none().then(|| ("BackendNotFound", format!("Service {name} has no port {port}")))
+    })
+}
+
+/// Every object that is ours to judge.
+pub fn judged(world: &World) -> impl Iterator<Item = (&ObjectId, &Object)> {
+    world.objects().filter(|(id, _)| id.kind.judged() || **id == mesh_id()).map(|(id, object)| (id, &**object))
+}
