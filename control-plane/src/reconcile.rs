@@ -1,1 +1,234 @@
-//! (to be written)
+//! The one task that owns the world: takes a batch of events in and publishes what follows from it as one immutable table.
+//! It never publishes a table before the source has been read once: an empty mesh must be the user's word, not our start-up.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
+use leno_proto::policy::Resource;
+use leno_proto::policy::ServiceName;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::compile;
+use crate::compile::Lead;
+use crate::index::Dirty;
+use crate::index::Topic;
+use crate::index::World;
+use crate::object::ObjectId;
+use crate::source::Batch;
+use crate::source::Refused;
+
+/// Compiled resources kept for the next who asks. They can be made again at any time, so that reaching the bound costs work, not
+/// truth: proxies may ask for any address.
+const MEMO_MAX: usize = 200_000;
+
+/// How a resource becomes bytes (`leno_proto::convert`).
+pub type Encode = fn(&Resource) -> Vec<u8>;
+
+/// One resource as it goes out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Of `bytes`.
+    pub hash: Hash,
+    /// A leno.policy.v1.Resource, shared by every session.
+    pub bytes: Bytes,
+    pub leads_to: BTreeSet<Lead>,
+    /// Objects that are in force in it.
+    pub sources: BTreeSet<ObjectId>,
+    /// Of Endpoints: how many buckets there are.
+    buckets: u32,
+}
+
+/// What the mesh says at one moment. Resources are compiled when first asked for, and remembered: as compiling is pure, nobody can
+/// tell when it happened.
+#[derive(Debug)]
+pub struct Table {
+    /// Grows with every publication; for people and metrics, never compared between replicas.
+    pub generation: u64,
+    pub refused: Arc<[Refused]>,
+    world: Arc<World>,
+    encode: Encode,
+    memo: Mutex<HashMap<Scoped, Made>>,
+    /// Of the table before, for what must be made again: equal bytes are then shared, not copied.
+    stale: HashMap<Scoped, Arc<Entry>>,
+}
+
+/// A key, and the client namespace where the key alone does not say all (EgressIndex).
+type Scoped = (Key, Arc<str>);
+
+#[derive(Debug, Clone)]
+struct Made {
+    entry: Option<Arc<Entry>>,
+    asked: Arc<BTreeSet<Topic>>,
+}
+
+/// Who holds the world.
+#[derive(Debug)]
+pub struct Reconciler {
+    encode: Encode,
+    world: Arc<World>,
+    table: Option<Arc<Table>>,
+}
+
+impl Reconciler {
+    pub fn new(encode: Encode) -> Reconciler {
+        Reconciler { encode, world: Arc::default(), table: None }
+    }
+
+    pub fn take(&mut self, batch: Batch) -> Arc<Table> {
+        // Sessions hold the world through their table, so this copies the tables of references, not the objects.
+        let dirty = Arc::make_mut(&mut self.world).apply(batch.events);
+        let (memo, stale) = self.table.as_ref().map(|table| table.carry(&dirty)).unwrap_or_default();
+        let generation = self.table.as_ref().map_or(1, |table| table.generation + 1);
+        let world = Arc::clone(&self.world);
+        let table = Arc::new(Table {
+            generation,
+            refused: batch.refused,
+            world,
+            encode: self.encode,
+            memo: Mutex::new(memo),
+            stale,
+        });
+        self.table = Some(Arc::clone(&table));
+        table
+    }
+}
+
+/// Runs until the source ends. What was published last stays.
+pub async fn run(mut batches: mpsc::Receiver<Batch>, tables: watch::Sender<Option<Arc<Table>>>, encode: Encode) {
+    let mut reconciler = Reconciler::new(encode);
+    while let Some(batch) = batches.recv().await {
+        let table = reconciler.take(batch);
+        tables.send_replace(Some(table));
+    }
+}
+
+impl Table {
+    /// A table of a world as it stands: for the CLI and for tests.
+    pub fn of(world: World, encode: Encode) -> Table {
+        let (world, memo) = (Arc::new(world), Mutex::default());
+        Table { generation: 1, refused: Arc::from([]), world, encode, memo, stale: HashMap::new() }
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The resource as clients in `namespace` are to have it. `None`: there is none now; asking again later is right.
+    pub fn entry(&self, key: &Key, namespace: &str) -> Option<Arc<Entry>> {
+        let scope: Arc<str> = if matches!(key, Key::EgressIndex) { namespace.into() } else { "".into() };
+        let scoped = (key.clone(), scope);
+        if let Some(made) = self.memo.lock().get(&scoped) {
+            return made.entry.clone();
+        }
+        let made = self.make(&scoped);
+        let entry = made.entry.clone();
+        let mut memo = self.memo.lock();
+        if memo.len() >= MEMO_MAX {
+            memo.clear();
+        }
+        memo.insert(scoped, made);
+        entry
+    }
+
+    /// The key of a Service's Outbound for clients in `namespace`.
+    pub fn outbound(&self, service: &ServiceName, namespace: &str) -> Key {
+        Key::Outbound { service: service.clone(), view: compile::view(&self.world, service, namespace) }
+    }
+
+    /// What a client in `namespace` needs so that it can use these keys: themselves and everything that they lead to. Keys for
+    /// which there is nothing now are left out.
+    pub fn closure<'a>(&self, roots: impl IntoIterator<Item = &'a Key>, namespace: &str) -> BTreeMap<Key, Arc<Entry>> {
+        let mut found = BTreeMap::new();
+        let mut todo: Vec<Key> = roots.into_iter().cloned().collect();
+        while let Some(key) = todo.pop() {
+            // The view is not the caller's to pick.
+            let key = match &key {
+                Key::Outbound { service, .. } => self.outbound(service, namespace),
+                _ => key,
+            };
+            if found.contains_key(&key) {
+                continue;
+            }
+            let Some(entry) = self.entry(&key, namespace) else { continue };
+            todo.extend(entry.leads_to.iter().map(|lead| self.first_key(lead, namespace)));
+            if let Key::Endpoints { target, bucket: 0 } = &key {
+                todo.extend((1..entry.buckets).map(|bucket| Key::Endpoints { target: target.clone(), bucket }));
+            }
+            found.insert(key, entry);
+        }
+        found
+    }
+
+    /// True when the source knows this Pod.
+    pub fn knows_pod(&self, uid: &str) -> bool {
+        self.world.pod_by_uid(uid).is_some()
+    }
+
+    /// Provenance, the other way round: of what has been asked for so far, the keys that each object is in force in.
+    pub fn provenance(&self) -> BTreeMap<ObjectId, BTreeSet<Key>> {
+        let mut keys: BTreeMap<ObjectId, BTreeSet<Key>> = BTreeMap::new();
+        for ((key, _), made) in self.memo.lock().iter() {
+            for source in made.entry.iter().flat_map(|entry| &entry.sources) {
+                keys.entry(source.clone()).or_default().insert(key.clone());
+            }
+        }
+        keys
+    }
+
+    fn first_key(&self, lead: &Lead, namespace: &str) -> Key {
+        match lead {
+            Lead::Outbound(service) => self.outbound(service, namespace),
+            Lead::Endpoints(target) => Key::Endpoints { target: target.clone(), bucket: 0 },
+        }
+    }
+
+    fn make(&self, scoped: &Scoped) -> Made {
+        let (key, scope) = scoped;
+        let compiled = match key {
+            Key::EgressIndex => compile::egress_index(&self.world, scope),
+            _ => compile::compile(&self.world, key),
+        };
+        let entry = compiled.resource.as_ref().map(|resource| {
+            let buckets = if let Resource::Endpoints(endpoints) = resource { endpoints.buckets } else { 0 };
+            let bytes = Bytes::from((self.encode)(resource));
+            let hash = Hash::of(&bytes);
+            let (leads_to, sources) = (compiled.leads_to, compiled.sources);
+            match self.stale.get(scoped) {
+                Some(old) if old.hash == hash && old.sources == sources => Arc::clone(old),
+                Some(old) if old.hash == hash => {
+                    Arc::new(Entry { hash, bytes: old.bytes.clone(), leads_to, sources, buckets })
+                }
+                Some(_) | None => Arc::new(Entry { hash, bytes, leads_to, sources, buckets }),
+            }
+        });
+        Made { entry, asked: Arc::new(compiled.asked) }
+    }
+
+    /// What stays true after a batch, and what must be made again.
+    fn carry(&self, dirty: &Dirty) -> (HashMap<Scoped, Made>, HashMap<Scoped, Arc<Entry>>) {
+        let mut memo = HashMap::new();
+        let mut stale = HashMap::new();
+        for (scoped, made) in self.memo.lock().iter() {
+            if dirty.touches(&made.asked) {
+                stale.extend(made.entry.clone().map(|entry| (scoped.clone(), entry)));
+            } else {
+                memo.insert(scoped.clone(), made.clone());
+            }
+        }
+        (memo, stale)
+    }
+}
+
+impl Dirty {
+    fn touches(&self, asked: &BTreeSet<Topic>) -> bool {
+        let (fewer, more) = if self.topics.len() < asked.len() { (&self.topics, asked) } else { (asked, &self.topics) };
+        fewer.iter().any(|topic| more.contains(topic))
+    }
+}

@@ -1,1 +1,178 @@
-//! (to be written)
+//! What we tell users about their objects: conditions, and in how many proxies each is in force. Made when asked for.
+//! It never counts a proxy as programmed by what was sent to it, only by what it said it applied.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
+use serde::Serialize;
+
+use crate::compile::conditions;
+use crate::compile::conditions::Condition;
+use crate::object::ObjectId;
+use crate::reconcile::Table;
+use crate::source::Refused;
+
+/// Proxies named in a message; the rest are a number.
+const NAMED_MAX: usize = 5;
+
+/// What one proxy has reported.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    pub uid: String,
+    /// `namespace/name` of its Pod, for people.
+    pub pod: String,
+    pub namespace: String,
+    pub connected: bool,
+    /// Versions that it said it applied.
+    pub applied: BTreeMap<Key, Hash>,
+    /// Versions that it refused, and why.
+    pub rejected: BTreeMap<Key, (Hash, String)>,
+    /// Fields in force in what it applied that its build does not enforce.
+    pub unsupported: BTreeMap<Key, Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub generation: u64,
+    pub objects: Vec<ObjectStatus>,
+    pub refused: Vec<Refused>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ObjectStatus {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub generation: i64,
+    pub conditions: Vec<Condition>,
+    pub proxies: Proxies,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Proxies {
+    pub selected: usize,
+    pub applied: usize,
+    pub rejected: usize,
+    pub disconnected: usize,
+}
+
+/// Of every object that is ours to judge, and of what was not admitted.
+pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
+    let provenance = table.provenance();
+    let none = BTreeSet::new();
+    let mut objects = Vec::new();
+    for (id, object) in conditions::judged(table.world()) {
+        let mut conditions = conditions::conditions(table.world(), object);
+        if conditions.is_empty() {
+            continue;
+        }
+        let keys = provenance.get(id).unwrap_or(&none);
+        let (counts, programmed) = programmed(table, id, keys, proxies, object.meta().generation);
+        conditions.insert(2, programmed);
+        objects.push(ObjectStatus {
+            kind: id.kind.as_str(),
+            namespace: id.name.namespace.to_string(),
+            name: id.name.name.to_string(),
+            generation: object.meta().generation,
+            conditions,
+            proxies: counts,
+        });
+    }
+    Report { generation: table.generation, objects, refused: table.refused.to_vec() }
+}
+
+/// True when every proxy that uses the object has applied its present version (CONTRACTS section 5).
+fn programmed(
+    table: &Table,
+    id: &ObjectId,
+    keys: &BTreeSet<Key>,
+    proxies: &[Proxy],
+    generation: i64,
+) -> (Proxies, Condition) {
+    let mut counts = Proxies::default();
+    let mut waiting = Vec::new();
+    let mut refusals = Vec::new();
+    for proxy in proxies {
+        let uses: Vec<&Key> =
+            keys.iter().filter(|key| proxy.applied.contains_key(key) || proxy.rejected.contains_key(key)).collect();
+        if uses.is_empty() {
+            continue;
+        }
+        counts.selected += 1;
+        let current = |key: &Key| table.entry(key, &proxy.namespace).map(|entry| entry.hash);
+        let rejected =
+            uses.iter().find(|key| proxy.rejected.get(**key).is_some_and(|(hash, _)| Some(*hash) == current(key)));
+        if let Some(key) = rejected {
+            counts.rejected += 1;
+            refusals.extend(proxy.rejected.get(*key).map(|(_, why)| format!("{}: {why}", proxy.pod)));
+        } else if !proxy.connected {
+            counts.disconnected += 1;
+            waiting.push(proxy.pod.as_str());
+        } else if uses.iter().all(|key| proxy.applied.get(*key).copied() == current(key)) {
+            counts.applied += 1;
+        } else {
+            waiting.push(proxy.pod.as_str());
+        }
+    }
+    let (status, reason, message) = if counts.selected == 0 {
+        ("True", "Programmed", "no client uses it yet".to_owned())
+    } else if counts.rejected > 0 {
+        ("False", "Rejected", some(&refusals.iter().map(String::as_str).collect::<Vec<_>>(), "; "))
+    } else if counts.applied < counts.selected {
+        let text = format!(
+            "applied in {} of {} proxies; waiting for {}",
+            counts.applied,
+            counts.selected,
+            some(&waiting, ", ")
+        );
+        ("False", "Reconciling", text)
+    } else {
+        ("True", "Programmed", format!("applied in {} of {} proxies", counts.applied, counts.selected))
+    };
+    debug_assert!(id.kind.judged());
+    (counts, Condition { kind: "Programmed", status, reason, message, observed_generation: generation })
+}
+
+fn some(names: &[&str], between: &str) -> String {
+    let mut text = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(between);
+    if names.len() > NAMED_MAX {
+        let _ = write!(text, " and {} more", names.len() - NAMED_MAX);
+    }
+    text
+}
+
+impl Report {
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data with string keys")
+    }
+
+    /// For people: one line an object, what is wrong below it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for refused in &self.refused {
+            let _ = writeln!(out, "REFUSED  {refused}");
+        }
+        for one in &self.objects {
+            let name =
+                if one.namespace.is_empty() { one.name.clone() } else { format!("{}/{}", one.namespace, one.name) };
+            let bad = one.conditions.iter().any(|c| (c.status == "False") != (c.kind == "Warnings"));
+            let word = if bad { "ATTENTION" } else { "ok" };
+            let Proxies { selected, applied, .. } = one.proxies;
+            let _ = writeln!(
+                out,
+                "{word:9}{} {name}  generation {}, applied in {applied} of {selected}",
+                one.kind, one.generation
+            );
+            for condition in one.conditions.iter().filter(|c| (c.status == "False") != (c.kind == "Warnings")) {
+                let _ = writeln!(out, "         {}: {} {}", condition.kind, condition.reason, condition.message);
+            }
+        }
+        if out.is_empty() {
+            out.push_str("no policies and no routes\n");
+        }
+        out
+    }
+}
