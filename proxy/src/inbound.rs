@@ -2,7 +2,7 @@
 //! application without a `Permit`, nor take a stranger's word for who it is.
 
 mod app;
-mod request;
+pub(crate) mod request;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -17,6 +17,7 @@ use leno_proto::policy::Inbound;
 use leno_proto::policy::InboundPort;
 use leno_proto::policy::Protocol;
 use leno_proto::policy::TlsMode;
+use rand::RngExt;
 use tokio::net::TcpStream;
 
 use crate::drain::Phase;
@@ -195,7 +196,7 @@ async fn mesh(
             };
             let requests = Rc::new(Requests { local: Rc::clone(local), caller });
             // What went wrong on the connection, its streams have told.
-            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local)).await;
+            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await;
             Ok(())
         }
         Alpn::H1 => http1(local, Stream::from(io), caller, policy).await,
@@ -250,7 +251,7 @@ async fn sniffed_plaintext(
             };
             let requests = Rc::new(Requests { local: Rc::clone(local), caller });
             let io = Early::new(Io::Tcp(stream), early);
-            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local)).await;
+            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await;
             Ok(())
         }
         Sniff::Tls | Sniff::Opaque if policy.may_be_opaque() => {
@@ -266,15 +267,29 @@ async fn sniffed_plaintext(
 async fn http1(local: &Rc<Local>, stream: Stream, caller: Caller, policy: &PortPolicy) -> Result<(), Error> {
     let settings = h1::ServerSettings::from(&*policy.port().policy);
     let requests = Requests { local: Rc::clone(local), caller };
-    let served = h1::serve(stream, &settings, &requests, drained(local)).await;
+    let served = h1::serve(stream, &settings, &requests, drained(local, policy)).await;
     tcp::served(served, TUNNEL_IDLE).await;
     Ok(())
 }
 
-/// When this connection is told to go elsewhere.
-fn drained(local: &Local) -> impl Future<Output = ()> + 'static {
+/// When this connection is told to go elsewhere: the proxy drains, or it has reached its age, which differs by a tenth either
+/// way so that connections opened together do not end together.
+fn drained(local: &Local, policy: &PortPolicy) -> impl Future<Output = ()> + 'static {
     let mut drain = local.shared.drain.clone();
-    async move { drain.reached(Phase::Draining).await }
+    let spread = local.dice.borrow_mut().random_range(0.9..1.1);
+    let age = policy.port().policy.max_age.map(|age| age.mul_f64(spread));
+    let old = age.map(|age| local.timers.sleep(age));
+    async move {
+        match old {
+            None => drain.reached(Phase::Draining).await,
+            Some(old) => tokio::select! {
+                // Both end the same way.
+                biased;
+                () = drain.reached(Phase::Draining) => {}
+                () = old => {}
+            },
+        }
+    }
 }
 
 /// Reads until it shows whether this is TLS, and whose.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -100,11 +101,32 @@ impl Local {
 
     /// Keeps house once a second until dropped.
     pub async fn sweep(self: Rc<Self>) {
+        let (mut version, mut generation) = (0, 0);
         loop {
             self.timers.sleep(Duration::from_secs(1)).await;
             self.pool.sweep(Instant::now());
+            let now = (self.shared.state.version(), self.shared.tls.generation());
+            if now.0 != version {
+                self.evict_strangers();
+            }
+            if now.1 != generation && generation != 0 {
+                // Proven under a certificate or anchors that are no more: what is under way ends, nothing new begins.
+                self.pool.evict(|key| key.identity.is_none());
+            }
+            (version, generation) = now;
             self.latencies.borrow_mut().retain(|_, (endpoint, _)| endpoint.strong_count() > 0);
         }
+    }
+
+    /// Closes the connections to endpoints that policy does not name any more.
+    fn evict_strangers(&self) {
+        let snapshot = self.shared.state.load();
+        let members = snapshot.targets().flat_map(|target| &target.members).map(|member| &member.shared.identity);
+        let known: HashSet<(&str, SocketAddr)> = members.map(|key| (&*key.uid, key.address)).collect();
+        self.pool.evict(|key| {
+            let own = key.uid.starts_with(APPLICATION);
+            own || known.contains(&(&*key.uid, key.address)) || self.shared.pods.knows(&key.uid)
+        });
     }
 
     /// This worker's counters for a service and route. The names come from policy: the table is as large as policy is.
@@ -162,6 +184,10 @@ impl Local {
 pub struct Pods(Mutex<HashMap<SocketAddr, Arc<Target>>>);
 
 impl Pods {
+    fn knows(&self, uid: &str) -> bool {
+        self.0.lock().values().flat_map(|target| &target.members).any(|member| *member.endpoint.uid == *uid)
+    }
+
     pub fn target(&self, workload: &Workload, address: SocketAddr) -> Arc<Target> {
         let mut table = self.0.lock();
         let endpoint = &workload.endpoint;
@@ -220,7 +246,7 @@ impl Apps {
         let service = ServiceName { namespace: "".into(), name: "application".into() };
         let app = Arc::new(App {
             name: ServicePort { service, port },
-            label: format!("application:{port}").into(),
+            label: format!("{APPLICATION}{port}").into(),
             connections,
             requests,
             limits: Arc::new(towards_application(hop)),
@@ -250,5 +276,7 @@ fn towards_application(hop: &AppHop) -> Connection {
     }
 }
 
+/// No pod's uid begins like this.
+const APPLICATION: &str = "application:";
 /// Pods that one application calls by their addresses.
 const PODS_MAX: usize = 4096;

@@ -317,3 +317,135 @@ fn every_request_leaves_one_line_on_each_side() {
         let _: &Served = &served;
     });
 }
+
+/// One bidirectional call over HTTP/2 with trailers, as gRPC makes it: `count` messages there and back.
+async fn echo_call(mesh: &Mesh, count: usize) -> http::HeaderMap {
+    let app = mesh.application("orders");
+    let client = mesh.call("web", "orders").await;
+    let server = async {
+        let served = app.accept().await;
+        let mut connection = ::h2::server::handshake(served.io).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let work = async move {
+            assert_eq!(request.headers()["content-type"], "application/grpc");
+            assert_eq!(request.uri().path(), "/orders.Orders/Watch");
+            let mut body = request.into_body();
+            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                send.send_data(data, false).unwrap();
+            }
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            send.send_trailers(trailers).unwrap();
+        };
+        tokio::join!(work, async { while connection.accept().await.is_some() {} }).0
+    };
+    let caller = async {
+        let (send, connection) = ::h2::client::handshake(client).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut send = send.ready().await.unwrap();
+        let request =
+            http::Request::post("http://orders/orders.Orders/Watch").header("content-type", "application/grpc");
+        let (response, mut stream) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        for round in 0..count {
+            let message = bytes::Bytes::from(format!("message {round:08}"));
+            stream.send_data(message.clone(), false).unwrap();
+            let mut echoed = Vec::new();
+            while echoed.len() < message.len() {
+                let data = body.data().await.unwrap().unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                echoed.extend_from_slice(&data);
+            }
+            assert_eq!(echoed, message);
+        }
+        stream.send_data(bytes::Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none());
+        body.trailers().await.unwrap().unwrap()
+    };
+    tokio::select! {
+        trailers = caller => trailers,
+        () = server => panic!("the server ended first"),
+    }
+}
+
+#[test]
+fn a_grpc_call_streams_both_ways_and_keeps_its_trailers() {
+    opaque(Protocol::Grpc).run(|mesh| async move {
+        let trailers = echo_call(&mesh, 200).await;
+        assert_eq!(trailers["grpc-status"], "0");
+    });
+}
+
+#[test]
+fn a_grpc_caller_that_is_not_allowed_gets_a_grpc_status() {
+    let mut mesh = opaque(Protocol::Grpc);
+    mesh.access = Access { default: DefaultAccess::Deny, ..Access::default() };
+    mesh.run(|mesh| async move {
+        let client = mesh.call("web", "orders").await;
+        let (send, connection) = ::h2::client::handshake(client).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut send = send.ready().await.unwrap();
+        let request = http::Request::post("http://orders/a.B/C").header("content-type", "application/grpc");
+        let (response, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert_eq!(response.headers()["leno-reason"], "policy_denied");
+    });
+}
+
+#[test]
+fn a_large_body_goes_there_and_back() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let client = mesh.call("web", "orders").await;
+        let (mut read, mut write) = client.into_split();
+        let size = 3 << 20;
+        let upload = async move {
+            let head = format!("PUT /big HTTP/1.1\r\nHost: orders\r\nContent-Length: {size}\r\n\r\n");
+            write.write_all(head.as_bytes()).await.unwrap();
+            write.write_all(&vec![b'x'; size]).await.unwrap();
+            write
+        };
+        let echo = async {
+            let mut served = app.accept().await;
+            served.head().await;
+            let body = served.bytes(size).await;
+            served.io.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").as_bytes()).await.unwrap();
+            served.io.write_all(&body).await.unwrap();
+            served
+        };
+        let download = async {
+            let mut all = vec![0; 64 << 10];
+            let mut total = 0;
+            while total < size {
+                let count = read.read(&mut all).await.unwrap();
+                assert!(count > 0);
+                total += count;
+            }
+            total
+        };
+        let (_write, _served, total) = tokio::join!(upload, echo, download);
+        assert!(total >= size);
+    });
+}
+
+#[test]
+fn a_pod_that_calls_its_own_service_is_served_without_leaving_the_process() {
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("orders", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        let request = served.head().await;
+        assert!(request.contains("sa/orders\""), "{request}");
+        served.io.write_all(OK).await.unwrap();
+        assert_eq!(answer(&mut client, 2).await.1, "ok");
+        assert_eq!(app.metrics.proxy.handshakes.value(), 0);
+    });
+}

@@ -39,9 +39,9 @@ use crate::trace;
 use crate::trace::Span;
 
 /// The requests of one connection.
-pub(super) struct Requests {
-    pub(super) local: Rc<Local>,
-    pub(super) caller: Caller,
+pub(crate) struct Requests {
+    pub(crate) local: Rc<Local>,
+    pub(crate) caller: Caller,
 }
 
 impl Service for Requests {
@@ -83,7 +83,8 @@ impl Service for Requests {
 }
 
 impl Requests {
-    async fn answer<'c>(&'c self, request: Request<'c>, ending: &mut Ending) -> Result<Answered<'c>, Error> {
+    /// Also the way of a request that our own application sends to itself: the same rules, without a socket between.
+    pub(crate) async fn answer<'c>(&self, request: Request<'c>, ending: &mut Ending) -> Result<Answered<'c>, Error> {
         let Request { mut head, body, interim } = request;
         let policy = inbound::policy(&self.local, self.caller.app.port())?;
         let hop = self.edge(&mut head);
@@ -146,7 +147,7 @@ impl Requests {
     }
 
     async fn send<'c>(
-        &'c self,
+        &self,
         application: &Application,
         permit: &Permit,
         head: &RequestHead,

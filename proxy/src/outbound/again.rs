@@ -107,9 +107,21 @@ pub(super) fn verdict(
         return None;
     }
     metrics.retries[again as usize].increment();
+    if let (Ok(answered), true) = (outcome, retries.respect_retry_after)
+        && let Some(after) = retry_after(answered)
+    {
+        // Who asks for more patience than policy has is not asked again.
+        return (after <= retries.retry_after_max).then_some(after);
+    }
     // Full jitter: everything between nothing and the doubled base.
     let most = retries.backoff.base.saturating_mul(1 << (tries - 1).min(16)).min(retries.backoff.max);
     Some(most.mul_f64(local.dice.borrow_mut().random_range(0.0..1.0)))
+}
+
+/// RFC 9110 section 10.2.3, in seconds; a date is left to those who keep a calendar.
+fn retry_after(answered: &Answered<'_>) -> Option<Duration> {
+    let value = std::str::from_utf8(answered.head.headers.get("retry-after")?).ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// What was provably not processed needs no leave of the method's.

@@ -32,6 +32,7 @@ use crate::http::h1::Answered;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
+use crate::inbound;
 use crate::local::Local;
 use crate::metrics::Direction;
 use crate::metrics::Tls;
@@ -47,6 +48,7 @@ use crate::outbound::route::Decision;
 use crate::pool::Wire;
 use crate::trace;
 use crate::trace::Span;
+use crate::upstream::Member;
 
 /// The requests of one connection.
 pub(super) struct Requests {
@@ -195,7 +197,7 @@ impl Requests {
         chosen: &Chosen,
         head: &mut RequestHead,
         body: Body<'c>,
-        interim: &Interim,
+        interim: &'c Interim,
         ending: &mut Ending,
     ) -> Result<Answered<'c>, Error> {
         let target = &chosen.target;
@@ -214,7 +216,13 @@ impl Requests {
             ending.endpoint = Some(address);
             ending.tls = if expected { Tls::Mtls } else { Tls::Plaintext };
             let started = Instant::now();
-            let outcome = self.attempt(chosen, &choice, head, body, interim, ending.tries).await;
+            let spent = ending.started().elapsed();
+            let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
+            let hop = Hop { version: head.version, attempt: ending.tries, deadline: left };
+            let outcome = match self.ourselves(choice.member()) {
+                Some(requests) => self.to_ourselves(&requests, hop, head, body, interim).await,
+                None => self.attempt(chosen, &choice, hop, head, body, interim).await,
+            };
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
                 Err(failed) => outcome_of_reason(failed.reason),
@@ -243,22 +251,53 @@ impl Requests {
         }
     }
 
+    /// The inbound story of this very proxy, where the endpoint is our own pod: nothing would redirect a connection that
+    /// we open to ourselves.
+    fn ourselves(&self, member: &Member) -> Option<inbound::request::Requests> {
+        let snapshot = self.local.shared.state.load();
+        let own = snapshot.inbound.as_ref().filter(|own| own.uid == member.endpoint.uid)?;
+        let app = *member.endpoint.addresses.first()?;
+        let caller = inbound::Caller { address: self.peer, identity: Some(own.identity.clone()), app };
+        Some(inbound::request::Requests { local: Rc::clone(&self.local), caller })
+    }
+
+    async fn to_ourselves<'c>(
+        &self,
+        requests: &inbound::request::Requests,
+        hop: Hop,
+        head: &RequestHead,
+        body: Body<'c>,
+        interim: &'c Interim,
+    ) -> Result<Answered<'c>, Failed<'c>> {
+        let mut head = head.clone();
+        hop.write(&mut head.headers);
+        // Counted and logged once, by the outbound story.
+        let mut inner = Ending::connection(&self.local, Direction::Inbound, self.peer);
+        let answered = requests.answer(Request { head, body, interim }, &mut inner).await;
+        inner.silence();
+        answered.map_err(|error| {
+            let reason = error.reason();
+            let never_processed = reason.again() == Again::NeverProcessed;
+            Failed { reason, detail: error.to_string(), never_processed, body: None }
+        })
+    }
+
     /// One attempt on one endpoint.
     async fn attempt<'c>(
         &'c self,
         chosen: &Chosen,
         choice: &Choice,
+        hop: Hop,
         head: &mut RequestHead,
         body: Body<'c>,
         interim: &Interim,
-        attempt: u32,
     ) -> Result<Answered<'c>, Failed<'c>> {
         let upgrade = head.version != Version::Http2 && (head.headers.contains("upgrade") || head.method == "CONNECT");
         let need = if upgrade { Need::Upgrade } else { Need::Requests(chosen.protocol) };
         let way = pick::way(&self.local, &chosen.target, choice.member(), need);
         head.headers.remove(edge::HOP_HEADER);
         if way.key.identity.is_some() {
-            Hop { version: head.version, attempt, deadline: chosen.policy.timeouts.request }.write(&mut head.headers);
+            hop.write(&mut head.headers);
         }
         let pool = &self.local.pool;
         let deadline = Instant::now() + chosen.target.policy.connection.acquire_timeout;
