@@ -142,8 +142,11 @@ fn may_trail(name: &[u8]) -> bool {
         && !TRAILER_PREFIXES_REFUSED.iter().any(|prefix| lower(prefix))
 }
 
-/// One field line: name, value and the lines after it; `None` at the empty line.
-fn next_field(lines: &[u8]) -> Result<Option<(&[u8], &[u8], &[u8])>, Refusal> {
+/// Name, value and the lines after it.
+type FieldLine<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// `None` at the empty line.
+fn next_field(lines: &[u8]) -> Result<Option<FieldLine<'_>>, Refusal> {
     let colon = lines.iter().position(|&b| !is_token(b)).ok_or(Refusal::Bad("field line is cut"))?;
     match lines[colon] {
         b':' if colon > 0 => {}

@@ -224,6 +224,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         let ParsedRequest { head, framing, keep_alive } = request;
         let asked = Asked {
             head: head.method == "HEAD",
+            connect: head.method == "CONNECT",
             version: head.version,
             keep_alive,
             continues: framing != Framing::None && head.headers.contains("expect"),
@@ -330,7 +331,9 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         let plan = self.plan(&asked, &head, &body);
         let encoded =
             encode::response(&head, plan.framing, plan.after, self.connection.wire.borrow_mut().out()).is_ok();
-        if head.status == 101 || !encoded {
+        // What the client would take for a tunnel is none.
+        let promised = head.status == 101 || (asked.connect && (200..300).contains(&head.status));
+        if promised || !encoded {
             log.ended(End { cut: Some(Reason::ProtocolError), ..End::default() });
             return Finish::Abort;
         }
@@ -502,6 +505,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
 struct Asked {
     /// The method is HEAD.
     head: bool,
+    connect: bool,
     version: Version,
     keep_alive: bool,
     /// Expects `100 Continue` before it sends its body.

@@ -111,4 +111,17 @@ proptest! {
             assert_eq!(again, out);
         }
     }
+    #[test]
+    fn an_answer_that_was_parsed_is_written_and_parsed_the_same(raw in pieces(), method in select(vec!["GET", "HEAD", "CONNECT"])) {
+        let head = [&b"HTTP/1.1 203 x\r\n"[..], &raw, b"\r\n\r\n"].concat();
+        let limits = Limits::default();
+        if let Ok(Some((start, end))) = Scan::default().head_end(&head, &limits, Kind::Response)
+            && let Ok(first) = parse::response(&head[start..end], method, &limits)
+        {
+            let mut out = BytesMut::new();
+            encode::response(&first.head, first.framing, encode::After::KeepAlive, &mut out).expect("as above");
+            let second = parse::response(&out, method, &limits).expect("what we write is well formed");
+            assert_eq!((second.framing, second.head.status), (first.framing, first.head.status));
+        }
+    }
 }
