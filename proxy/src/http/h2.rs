@@ -33,8 +33,6 @@ pub struct Settings {
     /// Streams that the peer may have open.
     pub streams: u32,
     pub stream_window: u32,
-    /// `streams` times `stream_window` at best: less, and streams that stand still starve the others.
-    pub connection_window: u32,
     /// Bytes of a decoded head.
     pub header_list: u32,
     /// Fields of a head.
@@ -68,7 +66,6 @@ impl Settings {
         Self {
             streams: 128,
             stream_window: 256 * 1024,
-            connection_window: 32 * 1024 * 1024,
             header_list: 64 * 1024,
             fields: 128,
             send_buffer: 64 * 1024,
@@ -87,13 +84,20 @@ impl Settings {
     pub fn plaintext(ledger: Ledger) -> Self {
         Self {
             streams: 100,
-            connection_window: 100 * 256 * 1024,
             fields: 100,
             keep_alive: None,
             stall: Some(Duration::from_secs(300)),
             idle: Some(Duration::from_secs(300)),
             ..Self::hop(ledger)
         }
+    }
+}
+
+impl Settings {
+    /// All the streams' windows together: with less, streams that stand still would starve the others.
+    fn connection_window(&self) -> u32 {
+        const MOST: u32 = i32::MAX as u32;
+        self.streams.saturating_mul(self.stream_window).clamp(u32::from(u16::MAX), MOST)
     }
 }
 

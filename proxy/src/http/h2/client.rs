@@ -83,7 +83,7 @@ impl Client {
             .enable_push(false)
             .initial_max_send_streams(settings.streams.min(100) as usize)
             .initial_window_size(settings.stream_window)
-            .initial_connection_window_size(settings.connection_window)
+            .initial_connection_window_size(settings.connection_window())
             .max_header_list_size(settings.header_list)
             .max_frame_size(super::FRAME as u32)
             .max_send_buffer_size(settings.send_buffer)

@@ -56,7 +56,7 @@ where
     let handshake = ::h2::server::Builder::new()
         .max_concurrent_streams(settings.streams)
         .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
+        .initial_connection_window_size(settings.connection_window())
         .max_header_list_size(settings.header_list)
         .max_frame_size(super::FRAME as u32)
         .max_send_buffer_size(settings.send_buffer)

@@ -1,5 +1,6 @@
 //! The two ends against each other, and each against the h2 crate's own as a peer that does not behave.
 
+mod attack;
 mod client;
 mod convert;
 mod server;
