@@ -159,6 +159,60 @@ async fn tiny_messages(mut send: SendRequest<Bytes>, messages: usize) -> usize {
 }
 
 #[test]
+fn tiny_messages_that_are_ready_leave_together() {
+    run(async {
+        let mut served = served(&settings());
+        let mut send = raw(served.io.take().expect("unused")).await;
+        let (response, mut stream) = send.send_request(to("/echo"), false).expect("sent");
+        let (messages, mut frames, mut read) = (1_000, 0, 0);
+        stream.reserve_capacity(messages * 20);
+        for i in 0..messages {
+            stream.send_data(Bytes::from_static(&[7; 20]), i + 1 == messages).expect("sent");
+        }
+        let mut body = response.await.expect("an answer").into_body();
+        while let Some(data) = body.data().await {
+            read += data.expect("whole").len();
+            frames += 1;
+        }
+        assert_eq!(read, messages * 20);
+        assert!(frames <= 10, "{frames} frames");
+    });
+}
+
+/// Eight downloads that never want for data, and requests beside them: what is ahead of an answer is bounded.
+#[test]
+fn small_answers_pass_large_ones() {
+    run(async {
+        let mut served = served(&settings());
+        let client = served.client().await;
+        let read = Rc::new(Cell::new(0));
+        for _ in 0..8 {
+            let (client, read) = (client.clone(), Rc::clone(&read));
+            tokio::task::spawn_local(async move {
+                loop {
+                    let (_, mut body) = exchange(&client, &get("/big"), Body::Empty).await;
+                    while let Some(Ok(data)) = body.data().await {
+                        read.set(read.get() + data.len());
+                    }
+                }
+            });
+        }
+        while read.get() < 8 << 20 {
+            tokio::task::yield_now().await;
+        }
+        let mut most = 0;
+        for _ in 0..100 {
+            let before = read.get();
+            let (_, body) = exchange(&client, &get("/echo"), Body::Full(Bytes::from(vec![0; 1024]))).await;
+            assert_eq!(whole(body).await.map(|all| all.len()), Ok(1024));
+            most = most.max(read.get() - before);
+        }
+        // The pipe holds 1 MiB, a kernel with TCP_NOTSENT_LOWAT 32 KiB; the rest is HopIo's 64 KiB and a frame for each.
+        assert!(most < 2 << 20, "{most} bytes of others came before one small answer");
+    });
+}
+
+#[test]
 fn requests_reset_as_they_come_end_the_connection() {
     run(async {
         let mut served = served(&Settings { early_resets: 50, ..settings() });
