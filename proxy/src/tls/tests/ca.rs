@@ -27,6 +27,7 @@ pub(crate) struct Ca {
     domain: String,
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
+    pub(crate) pem: String,
 }
 
 /// How a leaf is out of the ordinary.
@@ -45,8 +46,9 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { domain: domain.into(), issuer: Issuer::new(params, key), root }
+        let root = params.self_signed(&key).unwrap();
+        let (root, pem) = (root.der().clone(), root.pem());
+        Self { domain: domain.into(), issuer: Issuer::new(params, key), root, pem }
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {
@@ -88,6 +90,13 @@ impl Ca {
             not_before_unix: now - 3600,
             not_after_unix: now + 3600,
         }
+    }
+
+    /// Signs somebody's request, as Certify does.
+    pub(crate) fn sign(&self, csr: &[u8], account: &str) -> CertificateDer<'static> {
+        let mut request = rcgen::CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
+        request.params = self.params(account, Leaf::Good);
+        request.signed_by(&self.issuer).unwrap().der().clone()
     }
 
     /// The TLS of a proxy that trusts this authority.
