@@ -18,6 +18,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
+use leno_proto::capability;
 use leno_proto::hash::Hash;
 use leno_proto::key::Key;
 use leno_proto::policy::Resource;
@@ -399,8 +400,9 @@ fn unix_millis() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What this build enforces beyond what every build does: `proto` names the capabilities that a resource may require.
-const CAPABILITIES: &[&str] = &[];
+/// What this build can be trusted to enforce. TLS towards external hosts is not among it yet: an EgressIndex that asks for
+/// it is withheld rather than sent in plaintext.
+const CAPABILITIES: &[&str] = &[capability::ACCESS, capability::ACCESS_HTTP, capability::INBOUND_TLS_STRICT];
 
 /// CONTRACTS of the protocol: control.proto, Heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(10);

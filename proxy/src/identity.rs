@@ -30,6 +30,7 @@ use crate::control::dial::Dialer;
 use crate::control::dial::Way;
 use crate::control::dial::backoff;
 use crate::control::progress::Progress;
+use crate::control::resource;
 use crate::control::resource::Decode;
 use crate::metrics::Metrics;
 use crate::state::State;
@@ -62,8 +63,8 @@ pub fn join(
     workers: u32,
     (state, wanted): (Arc<State>, Wanted),
     metrics: Arc<Metrics>,
-    decode: Decode,
 ) -> anyhow::Result<Joined> {
+    let decode = resource::decode;
     let owner = Owner { pod_uid: config.pod_uid.clone(), build: VERSION.into() };
     let volume = &config.volume;
     let (store, found) = Store::open(volume, owner, store::BYTES_MAX).with_context(|| {
