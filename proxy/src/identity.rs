@@ -9,7 +9,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use anyhow::Context;
 use leno_proto::identity::SpiffeId;
 use leno_proto::policy::Resource;
 use leno_proto::wire::control::CertifyRequest;
@@ -21,92 +20,18 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tonic::Request;
 
-use crate::config::Config;
-use crate::config::VERSION;
-use crate::control::Control;
-use crate::control::Parts;
 use crate::control::anchors::Anchors;
 use crate::control::dial::Dialer;
-use crate::control::dial::Way;
 use crate::control::dial::backoff;
 use crate::control::progress::Progress;
-use crate::control::resource;
 use crate::control::resource::Decode;
 use crate::metrics::Metrics;
-use crate::state::State;
-use crate::state::Wanted;
-use crate::store;
-use crate::store::Found;
 use crate::store::Kept;
 use crate::store::KeptIdentity;
-use crate::store::Owner;
 use crate::store::Store;
 use crate::tls;
 use crate::tls::Identity;
 use crate::tls::Tls;
-
-/// A proxy's two ways to the control plane, restored from the volume and ready to run.
-pub struct Joined {
-    pub tls: Arc<Tls>,
-    pub progress: Arc<Progress>,
-    /// Run both, each as a task of the control runtime.
-    pub renewal: Renewal,
-    pub control: Control,
-}
-
-/// Reads the volume, puts into force what an earlier process left there, and prepares the session and the renewal.
-///
-/// # Errors
-/// The volume cannot be used, or the pod's names make no SPIFFE id.
-pub fn join(
-    config: &Config,
-    workers: u32,
-    (state, wanted): (Arc<State>, Wanted),
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<Joined> {
-    let decode = resource::decode;
-    let owner = Owner { pod_uid: config.pod_uid.clone(), build: VERSION.into() };
-    let volume = &config.volume;
-    let (store, found) = Store::open(volume, owner, store::BYTES_MAX).with_context(|| {
-        format!("volume {}; give a folder that this user may write (LENO_VOLUME)", volume.display())
-    })?;
-    match found {
-        Found::Nothing => {}
-        Found::Good => tracing::info!(volume = %volume.display(), "found the last known good configuration"),
-        Found::Unusable(why) => tracing::warn!(why, volume = %volume.display(), "the last known good file is not used"),
-    }
-    let kept = store.kept();
-    let store = Arc::new(store);
-    let id = SpiffeId::workload(&config.trust_domain, &config.pod_namespace, &config.service_account)?;
-    let tls = Tls::new();
-    let anchors = Arc::new(Anchors::new(config.trust_anchor.clone(), config.trust_domain.clone(), Arc::clone(&tls)));
-    let way = Way::Network {
-        addresses: config.control_plane.clone(),
-        expected: config.control_plane_identity.clone(),
-        anchors: Arc::clone(&anchors),
-    };
-    let dialer = Arc::new(Dialer::new(way, config.token.clone(), kept.control_plane.clone()));
-    let progress = Arc::<Progress>::default();
-    let control = Control::new(
-        Parts {
-            pod_uid: config.pod_uid.clone(),
-            workers,
-            state,
-            wanted,
-            dialer: Arc::clone(&dialer),
-            anchors: Arc::clone(&anchors),
-            store: Arc::clone(&store),
-            metrics: Arc::clone(&metrics),
-            progress: Arc::clone(&progress),
-            decode,
-        },
-        &kept,
-    );
-    let renewal =
-        Renewal { id, dialer, anchors, tls: Arc::clone(&tls), store, metrics, progress: Arc::clone(&progress), decode };
-    renewal.restore(&kept);
-    Ok(Joined { tls, progress, renewal, control })
-}
 
 /// Keeps the proxy's certificate fresh.
 pub struct Renewal {

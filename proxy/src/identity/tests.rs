@@ -16,7 +16,9 @@ use tonic::Response;
 use tonic::Status;
 
 use super::*;
+use crate::control::dial::Way;
 use crate::control::resource::Refusal;
+use crate::store::Owner;
 use crate::store::tests::Folder;
 use crate::tls::tests::ca::Ca;
 use crate::tls::tests::ca::Leaf;
