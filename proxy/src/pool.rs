@@ -244,7 +244,7 @@ enum Reused {
 impl Way {
     fn idle_limit(&self) -> Duration {
         let policy = self.limits.connection().idle_timeout;
-        self.endpoint.as_ref().map_or(policy, |endpoint| endpoint.idle_timeout(policy))
+        self.endpoint.as_ref().map_or(policy, |endpoint| endpoint.idle_timeout(policy, Instant::now()))
     }
 
     fn granted(&self, granted: Result<Permit, Refused>, started: Instant) -> Result<Permit, Error> {

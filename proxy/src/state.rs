@@ -328,10 +328,17 @@ impl Builder<'_> {
             return target.clone();
         }
         let none = Vec::new();
-        let context = Context { now: self.now, reclaim: &*self.state.reclaim, share: self.shares.get(name).copied() };
+        let share = self.shares.get(name).copied();
         let endpoints = self.endpoints.get(name).unwrap_or(&none);
         let previous = self.previous.targets.get(name);
-        let target = Arc::new(Target::build(name, policy, endpoints, previous.map(|p| &**p), &context));
+        let target = match previous {
+            // Most transactions change one target of many.
+            Some(previous) if previous.is_of(policy, endpoints, share) => previous.clone(),
+            Some(_) | None => {
+                let context = Context { now: self.now, reclaim: &*self.state.reclaim, share };
+                Arc::new(Target::build(name, policy, endpoints, previous.map(|p| &**p), &context))
+            }
+        };
         targets.insert(name.clone(), target.clone());
         target
     }

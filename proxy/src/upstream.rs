@@ -6,6 +6,7 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -78,8 +79,9 @@ pub struct EndpointShared {
     /// Requests under way, over all workers.
     pub in_flight: AtomicU32,
     pub ejection: Arc<Ejection>,
-    /// The shortest idle time after which the server was seen to close a connection, in milliseconds; `u32::MAX`: none seen.
-    idle_limit: AtomicU32,
+    /// The shortest idle time after which the server was seen to close a connection, with when it was seen: milliseconds, and
+    /// seconds after `since`, in one word. `u64::MAX`: none seen.
+    idle_limit: AtomicU64,
     /// When it first appeared, for slow start.
     pub since: Instant,
     /// Handshakes under way: the first failing should not be followed by a crowd.
@@ -114,28 +116,54 @@ impl EndpointShared {
             identity,
             in_flight: AtomicU32::new(0),
             ejection: Arc::new(Ejection::new(quorum.clone())),
-            idle_limit: AtomicU32::new(u32::MAX),
+            idle_limit: AtomicU64::new(u64::MAX),
             since: now,
             connecting: AtomicU32::new(0),
             connect_failures: AtomicU64::new(0),
         }
     }
 
-    /// The server closed a connection that had been idle for `idle`.
-    pub fn learn_idle_limit(&self, idle: Duration) {
-        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1);
-        self.idle_limit.fetch_min(millis, Ordering::Relaxed);
+    /// The server closed a connection that had been idle for `idle`. Less than `IDLE_MIN` teaches nothing: that is a server
+    /// that went away.
+    pub fn learn_idle_limit(&self, idle: Duration, now: Instant) {
+        if idle < IDLE_MIN {
+            return;
+        }
+        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
+        let seen = self.age_seconds(now);
+        let shorter = |word: u64| {
+            let known = remembered(word, seen);
+            known.is_none_or(|known| millis <= known).then_some((u64::from(millis) << 32) | u64::from(seen))
+        };
+        // Not shorter than what is known: nothing to learn.
+        let _ = self.idle_limit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
     }
 
     /// How long a connection may be idle before it is not used again: the policy's time, or three quarters of what the
-    /// server was seen to allow.
-    pub fn idle_timeout(&self, policy: Duration) -> Duration {
-        match self.idle_limit.load(Ordering::Relaxed) {
-            u32::MAX => policy,
-            millis => policy.min(Duration::from_millis(u64::from(millis) * 3 / 4)),
+    /// server was lately seen to allow; the rest is for the way there.
+    pub fn idle_timeout(&self, policy: Duration, now: Instant) -> Duration {
+        match remembered(self.idle_limit.load(Ordering::Relaxed), self.age_seconds(now)) {
+            None => policy,
+            Some(millis) => policy.min(Duration::from_millis(u64::from(millis) * 3 / 4).max(IDLE_MIN)),
         }
     }
+
+    fn age_seconds(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.since).as_secs()).unwrap_or(u32::MAX)
+    }
 }
+
+/// The limit in such a word, in milliseconds, unless it is too old.
+fn remembered(word: u64, age_seconds: u32) -> Option<u32> {
+    let (millis, seen) = ((word >> 32) as u32, word as u32);
+    (word != u64::MAX && age_seconds.saturating_sub(seen) < IDLE_REMEMBERED_SECONDS).then_some(millis)
+}
+
+/// No server's keep-alive is shorter on purpose, and a pool that closes sooner is none.
+const IDLE_MIN: Duration = Duration::from_millis(500);
+
+/// A server may have been configured anew, or the close had another cause.
+const IDLE_REMEMBERED_SECONDS: u32 = 600;
 
 /// So many requests under way on an endpoint; dropping it takes this one out again.
 #[derive(Debug)]
@@ -169,15 +197,24 @@ impl Target {
             None => Arc::new(Shared::new(name, policy, context)),
         };
         let known = previous.map_or(&[][..], |p| &p.members);
+        let known: HashMap<&EndpointKey, &Arc<EndpointShared>> =
+            known.iter().map(|m| (&m.shared.identity, &m.shared)).collect();
         let member = |endpoint: &&Endpoint| {
             let key = EndpointKey::of(endpoint)?;
-            let old = known.iter().find(|m| m.shared.identity == key).map(|m| m.shared.clone());
+            let old = known.get(&key).map(|shared| Arc::clone(shared));
             let shared = old.unwrap_or_else(|| Arc::new(EndpointShared::new(key, &shared.quorum, context.now)));
             Some(Member { endpoint: (*endpoint).clone(), shared })
         };
         let members: Vec<Member> = endpoints.iter().filter_map(member).collect();
         shared.quorum.set_members(members.len() as u32);
         Self { name: name.clone(), label: name.to_string().into(), policy: policy.clone(), members, shared }
+    }
+
+    /// Whether `build` would only make the same again.
+    pub fn is_of(&self, policy: &Traffic, endpoints: &[&Endpoint], share: Option<u32>) -> bool {
+        self.shared.connections.limit() == connections_max(policy, share)
+            && *self.policy == *policy
+            && self.members.iter().map(|m| &m.endpoint).eq(endpoints.iter().copied())
     }
 
     /// Members that new requests may go to: the ready ones; where there are none, those that still serve while they
@@ -200,7 +237,7 @@ pub struct Context<'a> {
 impl Shared {
     fn new(name: &ServicePort, policy: &Traffic, context: &Context<'_>) -> Self {
         Self {
-            connections: Gate::with_reclaim(connections_max(policy, context), (context.reclaim)(name)),
+            connections: Gate::with_reclaim(connections_max(policy, context.share), (context.reclaim)(name)),
             requests: Gate::new(policy.concurrency.max_requests),
             quorum: Arc::new(Quorum::default()),
             retries: Budget::of_policy(&policy.retries.budget, context.now),
@@ -212,7 +249,7 @@ impl Shared {
 
     /// The same where nothing but limits changed; else new parts around the old gates and budgets' successors.
     fn carry(self: &Arc<Self>, policy: &Traffic, context: &Context<'_>) -> Arc<Self> {
-        self.connections.resize(connections_max(policy, context));
+        self.connections.resize(connections_max(policy, context.share));
         self.requests.resize(policy.concurrency.max_requests);
         let same_breaker = self.breaker.as_ref().map(|b| b.rules()) == policy.circuit_breaker.service.as_ref();
         let same_rate = self.rate.as_ref().map(|r| &r.rule) == policy.rate_limit.as_ref();
@@ -235,8 +272,8 @@ impl Shared {
     }
 }
 
-fn connections_max(policy: &Traffic, context: &Context<'_>) -> u32 {
-    policy.connection.max_connections.min(context.share.unwrap_or(u32::MAX))
+fn connections_max(policy: &Traffic, share: Option<u32>) -> u32 {
+    policy.connection.max_connections.min(share.unwrap_or(u32::MAX))
 }
 
 impl Rate {

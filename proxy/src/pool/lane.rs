@@ -320,7 +320,7 @@ impl Lane {
 
     fn closed_idle(&self, kept: Kept<Idle>, why: Close) {
         if let (Close::Peer, Some(endpoint)) = (why, &self.endpoint) {
-            endpoint.learn_idle_limit(kept.since.elapsed());
+            endpoint.learn_idle_limit(kept.since.elapsed(), Instant::now());
         }
         self.metrics.idle.add(-1);
         self.metrics.closed(why, kept.born.elapsed());

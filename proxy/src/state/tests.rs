@@ -56,14 +56,15 @@ fn what_was_learned_survives_new_policy_and_leaves_with_its_endpoint() {
     state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
     let before = state.load();
     let own = before.service(&name()).unwrap().port(80).unwrap().own.clone();
-    own.members[1].shared.learn_idle_limit(Duration::from_secs(4));
+    own.members[1].shared.learn_idle_limit(Duration::from_secs(4), now);
     let _permit = own.shared.connections.try_acquire().unwrap();
     state.apply(vec![outbound(20), endpoints(&["b", "c"])], now);
     let after = state.load().service(&name()).unwrap().port(80).unwrap().own.clone();
     assert_eq!(after.shared.connections.limit(), 20);
     assert_eq!(after.shared.connections.in_use(), 1);
     // b moved to another address, so it is another endpoint now, and c is new.
-    assert!(after.members.iter().all(|m| m.shared.idle_timeout(Duration::from_secs(300)) == Duration::from_secs(300)));
+    let policy = Duration::from_secs(300);
+    assert!(after.members.iter().all(|m| m.shared.idle_timeout(policy, now) == policy));
     assert_eq!(state.version(), 2);
     assert_eq!(before.version, 1, "a snapshot that somebody holds does not change");
 }
@@ -74,11 +75,28 @@ fn an_endpoint_that_stays_keeps_its_record() {
     let now = Instant::now();
     state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
     let first = state.load().targets().next().unwrap().members[1].shared.clone();
-    first.learn_idle_limit(Duration::from_secs(4));
+    first.learn_idle_limit(Duration::from_secs(4), now);
     state.apply(vec![endpoints(&["x", "b", "y"])], now);
     let target = state.load().targets().next().unwrap().clone();
     assert!(Arc::ptr_eq(&target.members[1].shared, &first));
-    assert_eq!(target.members[1].shared.idle_timeout(Duration::from_secs(300)), Duration::from_secs(3));
+    assert_eq!(target.members[1].shared.idle_timeout(Duration::from_secs(300), now), Duration::from_secs(3));
+}
+
+#[test]
+fn what_a_transaction_does_not_touch_stays_the_same_object() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
+    let before = state.load().targets().next().unwrap().clone();
+    let other = Key::Destination("10.0.0.9:80".parse().unwrap());
+    state.apply(vec![Change::Put(other, Arc::new(Resource::Destination(Destination::NotFound))), outbound(10)], now);
+    assert!(Arc::ptr_eq(&before, state.load().targets().next().unwrap()));
+    state.apply(vec![outbound(11)], now);
+    assert_eq!(state.load().targets().next().unwrap().shared.connections.limit(), 11);
+    let gone = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints: vec![] };
+    let key = Key::Endpoints { target: port(), bucket: 0 };
+    state.apply(vec![Change::Put(key, Arc::new(Resource::Endpoints(gone)))], now);
+    assert!(state.load().targets().next().unwrap().members.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
