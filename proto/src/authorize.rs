@@ -12,7 +12,6 @@ use crate::policy::Access;
 use crate::policy::AccessRule;
 use crate::policy::DefaultAccess;
 use crate::policy::Source;
-use crate::policy::SpiffeMatch;
 use crate::request::RequestView;
 
 /// Who is on the other end: a verified identity where there was mTLS, and the address.
@@ -63,17 +62,13 @@ pub fn authorize(access: &Access, peer: &Peer<'_>, request: Option<&RequestView<
 /// Whether any rule of the port is about requests: such a port never falls back to opaque.
 pub fn has_layer7(access: &Access) -> bool {
     let mut rules = access.deny.iter().chain(&access.allow).chain(&access.audit);
-    rules.any(is_layer7)
-}
-
-fn is_layer7(rule: &AccessRule) -> bool {
-    !rule.methods.is_empty() || !rule.paths.is_empty()
+    rules.any(AccessRule::speaks_http)
 }
 
 fn matches(rule: &AccessRule, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> bool {
     let request_matches = match request {
         Some(request) => request_matches(rule, request),
-        None => !is_layer7(rule),
+        None => !rule.speaks_http(),
     };
     request_matches && source_matches(rule, peer)
 }
@@ -106,7 +101,7 @@ fn source_matches(rule: &AccessRule, peer: &Peer<'_>) -> bool {
 fn one_source_matches(source: &Source, peer: &Peer<'_>) -> bool {
     let Source { spiffe, namespaces, cidrs } = source;
     let some = !(spiffe.is_empty() && namespaces.is_empty() && cidrs.is_empty());
-    let identity = spiffe.is_empty() || peer.identity.is_some_and(|id| spiffe.iter().any(|m| spiffe_matches(m, id)));
+    let identity = spiffe.is_empty() || peer.identity.is_some_and(|id| spiffe.iter().any(|m| m.matches(id)));
     let namespace = namespaces.is_empty()
         || peer
             .identity
@@ -118,15 +113,4 @@ fn one_source_matches(source: &Source, peer: &Peer<'_>) -> bool {
 /// An IPv4 address that arrived on an IPv6 socket is that IPv4 address.
 fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
-}
-
-fn spiffe_matches(matched: &SpiffeMatch, identity: &SpiffeId) -> bool {
-    match matched {
-        SpiffeMatch::Exact(exact) => exact == identity,
-        SpiffeMatch::Prefix(pattern) => {
-            // `spiffe://domain/path/*`: whole segments only.
-            let prefix = pattern.strip_suffix('*').unwrap_or(pattern);
-            prefix.ends_with('/') && identity.as_str().starts_with(prefix)
-        }
-    }
 }

@@ -397,6 +397,14 @@ pub enum SpiffeMatch {
 }
 
 impl SpiffeMatch {
+    /// An id, or a prefix of whole segments that ends in `/*`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match Self::is_prefix(text) {
+            true => Some(Self::Prefix(text.into())),
+            false => text.parse().ok().map(Self::Exact),
+        }
+    }
+
     /// Whether the text is like `spiffe://domain/path/*` or `spiffe://domain/*`.
     pub fn is_prefix(text: &str) -> bool {
         match text.strip_suffix("/*") {

@@ -61,3 +61,21 @@ pub(crate) fn traffic() -> Traffic {
         rate_limit: None,
     }
 }
+
+/// A meshed endpoint with this uid.
+pub(crate) fn endpoint(uid: &str) -> Endpoint {
+    Endpoint {
+        uid: uid.into(),
+        addresses: vec![([10, 0, 0, 1], 80).into()],
+        identity: None,
+        hop_port: None,
+        node: "".into(),
+        zone: "".into(),
+        cluster: "".into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        parallelism: 0,
+        pod: "".into(),
+    }
+}

@@ -1,6 +1,7 @@
 //! Who is let in.
 
 use super::*;
+use crate::policy::SpiffeMatch;
 use crate::request::Headers;
 
 fn id(text: &str) -> SpiffeId {

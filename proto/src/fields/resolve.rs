@@ -322,14 +322,25 @@ fn inbound_rate_limit(read: &Reader<'_>) -> InboundRateLimit {
 }
 
 fn override_of(item: &Value) -> Option<(SpiffeMatch, Rate)> {
-    let count = |name: &str| u32::try_from(item.get(name)?.as_u64()?).ok();
-    let spiffe = item.get("spiffe")?.as_str()?;
-    let matched = match spiffe.ends_with('*') {
-        true => SpiffeMatch::Prefix(spiffe.into()),
-        false => SpiffeMatch::Exact(spiffe.parse().ok()?),
-    };
+    let matched = SpiffeMatch::parse(item.get("spiffe")?.as_str()?)?;
+    let count = |name: &str| u32::try_from(item.get(name)?.as_u64()?).ok().filter(|count| *count > 0);
     let requests_per_second = count("requestsPerSecond")?;
     Some((matched, Rate { requests_per_second, burst: count("burst").unwrap_or(requests_per_second) }))
+}
+
+/// What an item of `rateLimit.overrides` must be.
+const OVERRIDE: &str =
+    "write {spiffe, requestsPerSecond, burst}: an id or spiffe://domain/path/*, and counts of at least 1";
+
+fn override_fault(item: &Value) -> Option<String> {
+    const MEMBERS: [&str; 3] = ["spiffe", "requestsPerSecond", "burst"];
+    let extra = item.as_object()?.keys().find(|name| !MEMBERS.contains(&name.as_str()));
+    let positive = |count: &Value| count.as_u64().is_some_and(|n| (1..=1_000_000).contains(&n));
+    let counts = [item.get("requestsPerSecond"), item.get("burst")].into_iter().flatten().all(positive);
+    match extra {
+        Some(name) => Some(format!("no such field {name}; {OVERRIDE}")),
+        None => (override_of(item).is_none() || !counts).then(|| format!("{item} is no override; {OVERRIDE}")),
+    }
 }
 
 /// What single fields cannot say: fields that contradict each other, each seen with the other's default.
@@ -337,7 +348,7 @@ pub(super) fn contradictions(table: &[Field], body: &Body) -> Vec<Problem> {
     if table.first().map(|f| f.path) == TRAFFIC.first().map(|f| f.path) {
         traffic_contradictions(&traffic(body), &Reader { table: TRAFFIC, body })
     } else {
-        inbound_contradictions(&inbound(body))
+        inbound_contradictions(&inbound(body), &Reader { table: INBOUND, body })
     }
 }
 
@@ -395,11 +406,20 @@ fn traffic_contradictions(policy: &Traffic, read: &Reader<'_>) -> Vec<Problem> {
     problems
 }
 
-fn inbound_contradictions(policy: &InboundTraffic) -> Vec<Problem> {
+fn inbound_contradictions(policy: &InboundTraffic, read: &Reader<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
     let overload = &policy.overload;
-    let message = format!("{} is above overload.refusePercent ({})", overload.shed_percent, overload.refuse_percent);
-    let problem = Problem { field: "overload.shedPercent".to_owned(), message };
-    if overload.shed_percent <= overload.refuse_percent { Vec::new() } else { vec![problem] }
+    if overload.shed_percent > overload.refuse_percent {
+        let message =
+            format!("{} is above overload.refusePercent ({})", overload.shed_percent, overload.refuse_percent);
+        problems.push(Problem { field: "overload.shedPercent".to_owned(), message });
+    }
+    if let Some(Value::Array(items)) = read.value("rateLimit.overrides") {
+        problems.extend(items.iter().enumerate().filter_map(|(i, item)| {
+            Some(Problem { field: format!("rateLimit.overrides[{i}]"), message: override_fault(item)? })
+        }));
+    }
+    problems
 }
 
 /// Values by path, from the body or from the table.

@@ -160,7 +160,136 @@ fn durations_are_read_and_printed_as_gep_2257_says() {
     }
 }
 
+/// A value of the field: `edge` 0 is its least, 1 its most, 2 what else it takes.
+fn value(field: &Field, edge: usize) -> Value {
+    match field.kind {
+        Kind::Duration { zero: true, .. } if edge == 2 => json!("0s"),
+        Kind::Duration { min, max, .. } => json!([min, max, min][edge]),
+        Kind::Count { min, max } => json!([min, max, min.midpoint(max)][edge]),
+        Kind::Percent => json!([0, 100, 50][edge]),
+        Kind::Switch => json!(edge == 0),
+        Kind::Choice(of) => json!(of[edge % of.len()]),
+        Kind::Text => json!("x-name"),
+        Kind::Choices { of, codes } => {
+            json!([of[edge], codes.map(|(min, max)| [min, max, min][edge])])
+        }
+        Kind::Objects => json!([{"spiffe": "spiffe://a/*", "requestsPerSecond": 1}]),
+        Kind::Part | Kind::Union => json!({}),
+    }
+}
+
+/// The body that sets the picked fields.
+fn picked(table: &[Field], picks: &[(usize, usize)]) -> Body {
+    let mut all = Body::new();
+    for (field, edge) in picks {
+        let field = &table[field % table.len()];
+        let mut over = value(field, *edge);
+        for name in field.path.rsplit('.') {
+            over = json!({name: over});
+        }
+        merge(table, &mut all, &body(over));
+    }
+    all
+}
+
+#[test]
+fn each_field_alone_at_its_bounds_is_valid_and_one_beyond_is_not() {
+    // What a field says only together with another is below, in the order of the tables.
+    let mut alone = Vec::new();
+    for table in [TRAFFIC, INBOUND] {
+        for (at, field) in table.iter().enumerate() {
+            for edge in 0..2 {
+                let problems = check(table, &picked(table, &[(at, edge)]));
+                if !problems.is_empty() && !alone.contains(&field.path) {
+                    alone.push(field.path);
+                }
+            }
+            for beyond in beyond(field.kind) {
+                assert!(fault(field.kind, &beyond).is_some(), "{} takes {beyond}", field.path);
+            }
+        }
+    }
+    let expected = [
+        "connection.capacity",
+        "connection.capacity.reservePercent",
+        "connection.idleTimeout",
+        "connection.maxLifetime",
+        "retries.methods",
+        "retries.backoff.base",
+        "retries.backoff.max",
+        "circuitBreaker.endpoint.penalty.min",
+        "circuitBreaker.endpoint.penalty.max",
+        "circuitBreaker.service.trip",
+        "circuitBreaker.service.openFor",
+        "circuitBreaker.service.openForMax",
+        "loadBalancing.hash",
+        "loadBalancing.hash.header",
+        "loadBalancing.hash.cookie",
+        "loadBalancing.hash.sourceIP",
+        "overload.shedPercent",
+        "overload.refusePercent",
+    ];
+    assert_eq!(alone, expected);
+}
+
+fn beyond(kind: Kind) -> Vec<Value> {
+    let millis = |text, more: i64| {
+        let millis = duration::parse(text).unwrap().as_millis() as i64 + more;
+        json!(format!("{}ms", millis.min(99_999)))
+    };
+    match kind {
+        Kind::Duration { min, .. } if min == "1ms" => vec![json!("1441h"), json!(1), json!("")],
+        Kind::Duration { min, .. } => vec![json!("1441h"), millis(min, -1), json!(1)],
+        Kind::Count { min, max } => vec![json!(i64::from(min) - 1), json!(u64::from(max) + 1), json!("1")],
+        Kind::Percent => vec![json!(-1), json!(101), json!(1.5)],
+        Kind::Switch => vec![json!("true"), json!(0)],
+        Kind::Choice(_) => vec![json!("other"), json!([]), json!("")],
+        Kind::Text => vec![json!(""), json!("a".repeat(254)), json!(1)],
+        Kind::Choices { .. } => vec![json!(["other"]), json!("Reset"), json!([null]), json!(vec!["Reset"; 65])],
+        Kind::Objects => vec![json!([1]), json!({}), json!(vec![json!({}); 65])],
+        Kind::Part | Kind::Union => vec![json!(1), json!([])],
+    }
+}
+
+#[test]
+fn an_override_that_would_say_nothing_is_refused() {
+    for item in [
+        json!({}),
+        json!({"spiffe": "*", "requestsPerSecond": 1}),
+        json!({"spiffe": "spiffe://a/b", "requestsPerSecond": 0}),
+        json!({"spiffe": "spiffe://a/b", "requestsPerSecond": 1, "burst": 0}),
+        json!({"spiffe": "spiffe://a/b", "requestsPerSecond": 1, "brust": 1}),
+    ] {
+        let said = said(INBOUND, json!({"rateLimit": {"overrides": [item]}}));
+        assert!(said.starts_with("rateLimit.overrides[0]: "), "{said}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn whatever_is_valid_reaches_the_proxy(
+        out in proptest::collection::vec((0usize..200, 0usize..3), 0..12),
+        arriving in proptest::collection::vec((0usize..200, 0usize..3), 0..12),
+    ) {
+        use crate::policy::*;
+        let (out, arriving) = (picked(TRAFFIC, &out), picked(INBOUND, &arriving));
+        let workload = |endpoint| Resource::Destination(Destination::Workload(Box::new(Workload {
+            endpoint, protocol: Protocol::Http1, policy: std::sync::Arc::new(traffic(&out)) })));
+        if check(TRAFFIC, &out).is_empty() {
+            let resource = workload(crate::testing::endpoint("a"));
+            prop_assert_eq!(Resource::decode(&resource.encode()), Ok(resource));
+        }
+        if check(INBOUND, &arriving).is_empty() {
+            let policy = std::sync::Arc::new(inbound(&arriving));
+            let port = InboundPort {
+                port: 0, protocol: Protocol::Detect, listen: None, policy, access: Access::default() };
+            let resource = Resource::Inbound(Inbound {
+                uid: "a".into(), identity: "spiffe://a/b".parse().unwrap(), namespace: "a".into(), pod: "a".into(),
+                addresses: Vec::new(), ports: Vec::new(), other: port, grace: Duration::from_secs(30) });
+            prop_assert_eq!(Resource::decode(&resource.encode()), Ok(resource));
+        }
+    }
+
     #[test]
     fn durations_come_back_from_their_text(millis in 0u64..359_999_000) {
         let duration = Duration::from_millis(millis);
