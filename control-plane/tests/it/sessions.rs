@@ -257,3 +257,36 @@ async fn a_new_pod_gets_at_once_what_its_siblings_use() {
     second.take().await.unwrap();
     assert_eq!(second.content(&endpoints(0)), Some("e"));
 }
+
+#[tokio::test]
+async fn a_herd_is_served_and_converges() {
+    const HERD: usize = 80;
+    let mut mesh = table();
+    for number in 0..HERD {
+        mesh.put(Key::Inbound(format!("herd-{number}").into()), "i", &[]);
+    }
+    let control_plane = start(Some(mesh.clone()), Limits::default()).await;
+    let mut herd = Vec::new();
+    for number in 0..HERD {
+        let uid = format!("herd-{number}");
+        let token = control_plane.token_for(&uid, &uid);
+        let mut proxy = Proxy::connect_as(&control_plane, &token, &uid, Memory::default()).await.unwrap();
+        proxy.subscribe(&[destination()], &[]).await;
+        herd.push(tokio::spawn(async move {
+            while proxy.content(&endpoints(0)) != Some("last") {
+                proxy.take().await.unwrap();
+            }
+        }));
+    }
+    for version in 0..50 {
+        mesh.put(endpoints(0), &format!("e{version}"), &[]);
+        control_plane.publish(&mesh);
+        tokio::task::yield_now().await;
+    }
+    mesh.put(endpoints(0), "last", &[]);
+    control_plane.publish(&mesh);
+    for proxy in herd {
+        proxy.await.unwrap();
+    }
+    assert_eq!(control_plane.app.metrics.rejected.value(), 0);
+}
