@@ -1,16 +1,18 @@
 //! The wiring: source -> reconcile -> push, the two ports, the certificate authority's slow clock, and an orderly end.
 //! It must never listen before it knows its root, nor leave without telling its sessions where to go.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use leno_proto::convert;
 use leno_proto::hash::Hash;
 use leno_proto::key::Key;
-use leno_proto::wire::policy;
-use prost::Message;
+use leno_proto::policy::Resource;
+use leno_proto::policy::TrustBundle;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
@@ -26,12 +29,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::admin::Admin;
+use crate::admin::Format;
 use crate::admin::StatusPage;
 use crate::ca;
 use crate::ca::Ca;
 use crate::ca::Issued;
 use crate::ca::Trust;
 use crate::config::Config;
+use crate::config::Source;
 use crate::error::Error;
 use crate::folder::Access;
 use crate::folder::Folder;
@@ -41,12 +46,19 @@ use crate::push::Control;
 use crate::push::door;
 use crate::push::door::Door;
 use crate::push::door::OwnLeaf;
+use crate::push::ledger::Refusal;
 use crate::push::offer;
 use crate::push::offer::Offers;
 use crate::push::session::Limits;
 use crate::push::session::Phase;
 use crate::push::session::Shared;
+use crate::push::sessions::Live;
 use crate::push::sessions::Sessions;
+use crate::reconcile;
+use crate::reconcile::Table;
+use crate::source;
+use crate::source::Directory;
+use crate::status;
 use crate::token::FolderKey;
 use crate::token::Verifier;
 
@@ -58,6 +70,11 @@ const SESSIONS_MAX: usize = 10_000;
 const COLD_MAX: usize = 64;
 /// How many reconnecting proxies a sibling takes in a second.
 const RECONNECTS_PER_SECOND: usize = 1000;
+
+/// What was admitted last, for a restart on a folder that has gone bad.
+const ADMITTED_FOLDER: &str = "admitted";
+/// Looks at the folder that wait for the one before.
+const BATCHES_MAX: usize = 4;
 
 /// What is served: the mesh, and how its conditions are shown.
 pub struct Mesh {
@@ -85,7 +102,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let mesh = mesh(&config, &sessions)?;
     let app = App::start(&config, mesh, sessions, Limits::default()).await?;
     println!("{}", app.addresses());
-    tracing::info!(session = %app.session, admin = %app.admin, trust_domain = config.trust_domain, "serving");
+    tracing::info!(session = %app.session, admin = %app.admin, trust_domain = config.trust_domain.as_str(), "serving");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -101,9 +118,52 @@ pub async fn run(config: Config) -> Result<(), Error> {
 }
 
 /// Reads the source for as long as the program runs.
-fn mesh(_config: &Config, _sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
-    let (_, tables) = watch::channel(None);
-    Ok(Mesh { tables, status: Arc::new(|_| String::new()) })
+fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
+    let Source::Directory(path) = &config.source;
+    let admitted = config.state.join(ADMITTED_FOLDER);
+    let directory = Directory::open(path.clone(), Some(admitted)).map_err(Error::file("read", path))?;
+    let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
+    let (tables_in, tables) = watch::channel(None);
+    let (offers_in, offers) = watch::channel(None);
+    tokio::spawn(source::run(directory, batches_in));
+    tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
+    tokio::spawn(offer::follow(tables.clone(), offers_in));
+    Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()) })
+}
+
+/// Conditions from what the source says, and counts from what the proxies said.
+fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessions>) -> StatusPage {
+    Arc::new(move |format| {
+        let Some(table) = tables.borrow().clone() else {
+            return match format {
+                Format::Json => "null\n".to_owned(),
+                Format::Text => "the source has not been read yet\n".to_owned(),
+            };
+        };
+        let proxies: Vec<_> = sessions.all().iter().map(|live| reported(live)).collect();
+        let report = status::report(&table, &proxies);
+        match format {
+            Format::Json => report.json(),
+            Format::Text => report.text(),
+        }
+    })
+}
+
+fn reported(live: &Live) -> status::Proxy {
+    let ledger = live.ledger.lock();
+    let newest = |(key, refused): (&Key, &VecDeque<Refusal>)| {
+        let refusal = refused.back()?;
+        Some((key.clone(), (refusal.hash, format!("{} {}", refusal.field, refusal.message).trim().to_owned())))
+    };
+    status::Proxy {
+        uid: live.caller.pod_uid.to_string(),
+        pod: format!("{}/{}", live.caller.namespace, live.caller.pod_name),
+        namespace: live.caller.namespace.to_string(),
+        connected: true,
+        applied: ledger.held().clone(),
+        rejected: ledger.refused().iter().filter_map(newest).collect(),
+        unsupported: ledger.unsupported().clone(),
+    }
 }
 
 impl App {
@@ -205,12 +265,9 @@ fn address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Er
 
 /// The anchors as the resource that proxies hold.
 pub fn encode_trust(trust: &Trust) -> Bytes {
-    let anchors = policy::TrustAnchors {
-        trust_domain: trust.trust_domain.to_string(),
-        anchors: trust.anchors.iter().map(|der| Bytes::copy_from_slice(der)).collect(),
-    };
-    let bundle = policy::resource::Kind::TrustBundle(policy::TrustBundle { domains: vec![anchors] });
-    policy::Resource { kind: Some(bundle), ..policy::Resource::default() }.encode_to_vec().into()
+    let anchors = trust.anchors.iter().map(|der| Bytes::copy_from_slice(der)).collect();
+    let domains = vec![(trust.trust_domain.clone(), anchors)];
+    convert::encode(&Resource::TrustBundle(TrustBundle { domains })).into()
 }
 
 /// Once a second: rotation of the root, and renewal of our own leaf.

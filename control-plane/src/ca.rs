@@ -14,6 +14,8 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use leno_proto::identity::SpiffeId;
+use leno_proto::identity::TrustDomain;
 use parking_lot::Mutex;
 use rcgen::CertificateParams;
 use rcgen::DistinguishedName;
@@ -54,7 +56,7 @@ pub const LEAF_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const SKEW: Duration = Duration::from_secs(60);
 
 pub struct Settings {
-    pub trust_domain: String,
+    pub trust_domain: TrustDomain,
     pub leaf_ttl: Duration,
     /// Further places where the anchors are published (the volume that proxies mount).
     pub publish: Vec<PathBuf>,
@@ -70,7 +72,7 @@ pub struct Ca {
 /// The anchors that this mesh trusts now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
-    pub trust_domain: Arc<str>,
+    pub trust_domain: TrustDomain,
     /// Grows with each change of the anchors or of the root that issues.
     pub generation: u64,
     /// DER, the issuing root first.
@@ -105,14 +107,15 @@ impl Ca {
                 if let Some(anchor) = published.into_iter().find(|anchor| anchor.exists()) {
                     return Err(Error::RootLost { root: path, anchor: anchor.clone() });
                 }
-                Roots::first(&settings.trust_domain, now)?
+                Roots::first(settings.trust_domain.as_str(), now)?
             }
         };
-        if roots.trust_domain != settings.trust_domain {
-            return Err(Error::OtherTrustDomain { path, held: roots.trust_domain, asked: settings.trust_domain });
+        if roots.trust_domain != settings.trust_domain.as_str() {
+            let asked = settings.trust_domain.as_str().to_owned();
+            return Err(Error::OtherTrustDomain { path, held: roots.trust_domain, asked });
         }
         roots.will_issue_for(settings.leaf_ttl);
-        let trust = watch::Sender::new(Arc::new(roots.trust()));
+        let trust = watch::Sender::new(Arc::new(roots.trust(&settings.trust_domain)));
         let ca = Ca { folder, settings, roots: Mutex::new(roots), trust };
         ca.keep(&ca.roots.lock())?;
         Ok(ca)
@@ -145,7 +148,8 @@ impl Ca {
         service_account: &str,
         now: SystemTime,
     ) -> Result<Issued, Error> {
-        let id = format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.settings.trust_domain);
+        let id = SpiffeId::workload(&self.settings.trust_domain, namespace, service_account)
+            .map_err(|error| Error::Sign(error.to_string()))?;
         let roots = self.roots.lock();
         let root = roots.issuing();
         if root.not_after() <= now {
@@ -155,7 +159,7 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         // X509-SVID section 2: exactly one URI SAN; RFC 5280 section 4.2.1.6: critical, as the subject is empty.
-        params.subject_alt_names = vec![SanType::URI(id.try_into().map_err(sign)?)];
+        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(sign)?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
@@ -210,7 +214,7 @@ impl Ca {
         next.generation += 1;
         self.keep(&next)?;
         *roots = next;
-        self.trust.send_replace(Arc::new(roots.trust()));
+        self.trust.send_replace(Arc::new(roots.trust(&self.settings.trust_domain)));
         Ok(())
     }
 

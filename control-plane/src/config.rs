@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use leno_proto::identity::TrustDomain;
+
 use crate::ca::LEAF_TTL;
 
 /// Watches what users declare and tells each sidecar what concerns it.
@@ -27,7 +29,7 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The mesh's SPIFFE trust domain. It cannot change once the state folder exists.
     #[arg(long, env = "LENO_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
-    pub trust_domain: String,
+    pub trust_domain: TrustDomain,
     /// Our own namespace: sidecars expect spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/leno-control-plane.
     #[arg(long, env = "LENO_NAMESPACE", value_name = "NAME", default_value = "leno-system")]
     pub namespace: String,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use aws_lc_rs::digest;
+use leno_proto::identity::TrustDomain;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::DistinguishedName;
@@ -112,10 +113,10 @@ impl Roots {
         }
     }
 
-    pub(super) fn trust(&self) -> Trust {
+    pub(super) fn trust(&self, trust_domain: &TrustDomain) -> Trust {
         // `parse` and `new` have proven each certificate.
         let anchors = self.roots.iter().filter_map(|root| root.der().ok()).map(|der| der.to_vec()).collect();
-        Trust { trust_domain: self.trust_domain.as_str().into(), generation: self.generation, anchors }
+        Trust { trust_domain: trust_domain.clone(), generation: self.generation, anchors }
     }
 
     pub(super) fn anchors_pem(&self) -> String {

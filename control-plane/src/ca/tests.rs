@@ -13,7 +13,11 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn settings(leaf_ttl: u64) -> Settings {
-    Settings { trust_domain: "cluster.local".to_owned(), leaf_ttl: Duration::from_secs(leaf_ttl), publish: Vec::new() }
+    Settings {
+        trust_domain: "cluster.local".parse().unwrap(),
+        leaf_ttl: Duration::from_secs(leaf_ttl),
+        publish: Vec::new(),
+    }
 }
 
 fn open(scratch: &Scratch, leaf_ttl: u64, now: u64) -> Result<Ca, Error> {
@@ -105,7 +109,7 @@ fn another_trust_domain_or_a_torn_file_stops_the_start() {
     let scratch = Scratch::new();
     open(&scratch, 3600, 0).unwrap();
     let folder = || Folder::open(scratch.path()).unwrap();
-    let other = Settings { trust_domain: "other".to_owned(), ..settings(3600) };
+    let other = Settings { trust_domain: "other".parse().unwrap(), ..settings(3600) };
     assert!(matches!(Ca::open(folder(), other, at(0)), Err(Error::OtherTrustDomain { .. })));
     std::fs::write(scratch.path().join(ROOTS_FILE), b"{").unwrap();
     assert!(matches!(open(&scratch, 3600, 0), Err(Error::Content { .. })));

@@ -10,6 +10,7 @@ use leno_proto::key::Key;
 use tokio::sync::watch;
 
 use crate::ca::Trust;
+use crate::reconcile::Table;
 
 /// One resource as it goes out; a clone shares its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,33 @@ pub async fn join(
             changed = trust.changed() => changed,
         };
         if changed.is_err() {
+            return;
+        }
+    }
+}
+
+impl Offer for Table {
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item> {
+        let entries = Table::closure(self, roots, namespace).into_iter();
+        entries.map(|(key, entry)| (key, Item { hash: entry.hash, bytes: entry.bytes.clone() })).collect()
+    }
+
+    fn knows_pod(&self, uid: &str) -> bool {
+        Table::knows_pod(self, uid)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Passes on what `reconcile` publishes.
+pub async fn follow(mut tables: watch::Receiver<Option<Arc<Table>>>, offers: watch::Sender<Option<Arc<dyn Offer>>>) {
+    loop {
+        if let Some(table) = tables.borrow_and_update().clone() {
+            offers.send_replace(Some(table));
+        }
+        if tables.changed().await.is_err() {
             return;
         }
     }
