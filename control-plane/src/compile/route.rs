@@ -192,9 +192,11 @@ impl Parts<'_> {
 pub(super) fn backend(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, one: &BackendRef) -> Backend {
     let name =
         one.service(namespace).unwrap_or_else(|| Name::new(one.namespace.as_deref().unwrap_or(namespace), &one.name));
-    let number = one.port.unwrap_or(0);
+    // A reference without a port does not resolve and is never dialled; 1 is a port as good as any for naming it.
+    let number = one.port.filter(|port| *port > 0).unwrap_or(1);
     let service = one.service(namespace).and_then(|name| lens.service(&name));
-    let port = service.and_then(|service| service.port(number).map(|port| (service, port)));
+    let port =
+        service.filter(|_| one.port.is_some()).and_then(|service| service.port(number).map(|port| (service, port)));
     let filters = filter::filters(lens, site, namespace, &one.filters);
     let target = ServicePort { service: ServiceName { namespace: name.namespace, name: name.name }, port: number };
     Backend {
