@@ -89,45 +89,61 @@ pub struct Picked {
 /// endpoint at all.
 pub fn pick(choice: &Choice<'_>, latency: impl Fn(usize) -> f64, rng: &mut impl Rng) -> Option<Picked> {
     let target = choice.target;
-    let usable: Vec<usize> = positions(target).collect();
-    if let Some(probe) = due_probe(choice, &usable) {
+    let all_well = target.shared.quorum.ejected() == 0;
+    if !all_well && let Some(probe) = due_probe(choice) {
         return Some(probe);
     }
-    let rules = &target.policy.circuit_breaker.endpoint;
-    let panics = target.shared.quorum.panics(rules);
-    let well = |index: &usize| panics || target.members[*index].shared.ejection.standing(choice.now) == Standing::In;
-    let mut pool: Vec<usize> = usable.iter().copied().filter(well).collect();
-    if pool.is_empty() {
-        pool = usable;
-    }
-    if target.policy.retries.different_endpoint {
-        pool = unless_empty(&pool, |index| !choice.tried.contains(index));
-    }
-    pool = near(choice, pool);
+    // Nearly always nobody is out and nothing was tried before: then the pool was sorted out when the target was built.
+    let narrowed = match all_well && choice.tried.is_empty() {
+        true => None,
+        false => Some(narrow(choice)),
+    };
+    let pool = narrowed.as_deref().unwrap_or_else(|| near(choice));
     let index = match &target.policy.load_balancing.algorithm {
-        Algorithm::LeastLoaded { .. } => least_loaded(choice, &pool, latency, rng)?,
+        Algorithm::LeastLoaded { .. } => least_loaded(choice, pool, latency, rng)?,
         Algorithm::RoundRobin => *pool.get((choice.turn % pool.len().max(1) as u64) as usize)?,
         Algorithm::ConsistentHash { bounded_percent, .. } => match choice.hash {
-            Some(hash) => consistent(target, &pool, hash, *bounded_percent)?,
-            None => least_loaded(choice, &pool, latency, rng)?,
+            Some(hash) => consistent(target, pool, hash, *bounded_percent)?,
+            None => least_loaded(choice, pool, latency, rng)?,
         },
     };
     Some(Picked { index, probe: None })
 }
 
-/// Positions of the members that new requests may go to.
-fn positions(target: &Target) -> impl Iterator<Item = usize> {
-    let any_ready = target.members.iter().any(|m| m.endpoint.ready);
-    let may = move |m: &Member| if any_ready { m.endpoint.ready } else { m.endpoint.serving };
-    target.members.iter().enumerate().filter(move |(_, m)| may(m)).map(|(index, _)| index)
+/// Who is left when some are ejected, or were tried before: each narrowing that would leave nobody is passed over.
+fn narrow(choice: &Choice<'_>) -> Vec<usize> {
+    let target = choice.target;
+    let panics = target.shared.quorum.panics(&target.policy.circuit_breaker.endpoint);
+    let well = |index: &usize| panics || target.members[*index].shared.ejection.standing(choice.now) == Standing::In;
+    let mut pool = unless_empty(target.usable(), well);
+    if target.policy.retries.different_endpoint {
+        pool = unless_empty(&pool, |index| !choice.tried.contains(index));
+    }
+    let here = |index: &usize| !choice.zone.is_empty() && *target.members[*index].endpoint.zone == *choice.zone;
+    match target.policy.load_balancing.locality {
+        Locality::Off => pool,
+        Locality::Prefer if pool.iter().filter(|index| here(index)).count() < ZONE_MIN => pool,
+        Locality::Prefer | Locality::Strict => unless_empty(&pool, here),
+    }
+}
+
+/// The same zone rule where everybody is well.
+fn near<'a>(choice: &Choice<'a>) -> &'a [usize] {
+    let all = choice.target.usable();
+    let here = match choice.zone.is_empty() {
+        true => &[],
+        false => choice.target.usable_in(choice.zone),
+    };
+    match choice.target.policy.load_balancing.locality {
+        Locality::Prefer if here.len() >= ZONE_MIN => here,
+        Locality::Strict if !here.is_empty() => here,
+        Locality::Off | Locality::Prefer | Locality::Strict => all,
+    }
 }
 
 /// An endpoint whose penalty is over gets one request, before anything else is considered.
-fn due_probe(choice: &Choice<'_>, usable: &[usize]) -> Option<Picked> {
-    if choice.target.shared.quorum.ejected() == 0 {
-        return None;
-    }
-    let due = usable.iter().filter(|index| !choice.tried.contains(index));
+fn due_probe(choice: &Choice<'_>) -> Option<Picked> {
+    let due = choice.target.usable().iter().filter(|index| !choice.tried.contains(index));
     due.copied().find_map(|index| {
         let ejection = &choice.target.members[index].shared.ejection;
         let probe = (ejection.standing(choice.now) == Standing::Probe).then(|| ejection.claim(choice.now))??;
@@ -142,15 +158,6 @@ fn unless_empty(pool: &[usize], keep: impl Fn(&usize) -> bool) -> Vec<usize> {
 
 /// Endpoints of one zone that make it worth staying in.
 const ZONE_MIN: usize = 3;
-
-fn near(choice: &Choice<'_>, pool: Vec<usize>) -> Vec<usize> {
-    let here = |index: &usize| !choice.zone.is_empty() && *choice.target.members[*index].endpoint.zone == *choice.zone;
-    match choice.target.policy.load_balancing.locality {
-        Locality::Off => pool,
-        Locality::Prefer if pool.iter().filter(|i| here(i)).count() < ZONE_MIN => pool,
-        Locality::Prefer | Locality::Strict => unless_empty(&pool, here),
-    }
-}
 
 /// The cheaper of two chosen by chance (Mitzenmacher's power of two choices): latency times what is under way.
 fn least_loaded(
@@ -199,7 +206,9 @@ fn consistent(target: &Target, pool: &[usize], hash: u64, bounded_percent: u32) 
     let most = (total * u64::from(bounded_percent)).div_ceil(100 * pool.len().max(1) as u64);
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let rank = |index: usize| hasher.hash_one((hash, &target.members[index].shared.identity));
-    let mut ranked = pool.to_vec();
-    ranked.sort_by_key(|index| std::cmp::Reverse(rank(*index)));
-    ranked.iter().copied().find(|i| under_way(*i) < most).or_else(|| ranked.first().copied())
+    let first = |bounded: bool| {
+        let may = |index: &&usize| !bounded || under_way(**index) < most;
+        pool.iter().filter(may).max_by_key(|index| rank(**index)).copied()
+    };
+    first(true).or_else(|| first(false))
 }

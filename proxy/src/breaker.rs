@@ -6,6 +6,7 @@ mod service;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -95,6 +96,9 @@ pub struct Ejection {
     quorum: Arc<Quorum>,
     /// A summary of `inner` that the choice reads without the lock: CLEAN, DIRTY (some failures), or EJECTED.
     state: AtomicU8,
+    /// When it last came back, in milliseconds after `base`; 0: never. Beside the lock, because slow start asks at each choice.
+    back: AtomicU64,
+    base: Instant,
     inner: Mutex<Inner>,
 }
 
@@ -115,8 +119,9 @@ const DIRTY: u8 = 1;
 const EJECTED: u8 = 2;
 
 impl Ejection {
-    pub fn new(quorum: Arc<Quorum>) -> Self {
-        Self { quorum, state: AtomicU8::new(CLEAN), inner: Mutex::new(Inner::default()) }
+    pub fn new(quorum: Arc<Quorum>, now: Instant) -> Self {
+        let (state, back) = (AtomicU8::new(CLEAN), AtomicU64::new(0));
+        Self { quorum, state, back, base: now, inner: Mutex::new(Inner::default()) }
     }
 
     pub fn standing(&self, now: Instant) -> Standing {
@@ -137,7 +142,10 @@ impl Ejection {
 
     /// When it last came back, for slow start.
     pub fn reinstated(&self) -> Option<Instant> {
-        self.inner.lock().reinstated
+        match self.back.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.base + Duration::from_millis(millis)),
+        }
     }
 
     /// The one right to try an endpoint whose penalty is over. Undone by drop.
@@ -212,6 +220,8 @@ impl Ejection {
             return Some(self.eject(inner, base, now, rules, dice));
         }
         (inner.until, inner.reinstated) = (None, Some(now));
+        let back = now.saturating_duration_since(self.base).as_millis() as u64;
+        self.back.store(back.max(1), Ordering::Relaxed);
         (inner.transport, inner.status) = (0, 0);
         self.quorum.leave();
         self.state.store(CLEAN, Ordering::Release);

@@ -38,6 +38,31 @@ pub struct Target {
     pub policy: Arc<Traffic>,
     pub members: Vec<Member>,
     pub shared: Arc<Shared>,
+    places: Places,
+}
+
+/// Positions in `members`, sorted out once for all choices.
+#[derive(Debug)]
+struct Places {
+    /// Those that new requests may go to.
+    usable: Vec<usize>,
+    /// The usable ones of each zone.
+    zones: HashMap<Arc<str>, Vec<usize>>,
+}
+
+impl Places {
+    /// The ready ones; where there are none, those that still serve while they terminate (Kubernetes' rule for
+    /// ProxyTerminatingEndpoints).
+    fn of(members: &[Member]) -> Self {
+        let any_ready = members.iter().any(|m| m.endpoint.ready);
+        let may = |m: &Member| if any_ready { m.endpoint.ready } else { m.endpoint.serving };
+        let usable: Vec<usize> = (0..members.len()).filter(|index| may(&members[*index])).collect();
+        let mut zones: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        for index in &usable {
+            zones.entry(Arc::clone(&members[*index].endpoint.zone)).or_default().push(*index);
+        }
+        Self { usable, zones }
+    }
 }
 
 /// One endpoint of a target.
@@ -115,7 +140,7 @@ impl EndpointShared {
         Self {
             identity,
             in_flight: AtomicU32::new(0),
-            ejection: Arc::new(Ejection::new(quorum.clone())),
+            ejection: Arc::new(Ejection::new(quorum.clone(), now)),
             idle_limit: AtomicU64::new(u64::MAX),
             since: now,
             connecting: AtomicU32::new(0),
@@ -207,7 +232,8 @@ impl Target {
         };
         let members: Vec<Member> = endpoints.iter().filter_map(member).collect();
         shared.quorum.set_members(members.len() as u32);
-        Self { name: name.clone(), label: name.to_string().into(), policy: policy.clone(), members, shared }
+        let places = Places::of(&members);
+        Self { name: name.clone(), label: name.to_string().into(), policy: policy.clone(), members, shared, places }
     }
 
     /// Whether `build` would only make the same again.
@@ -217,11 +243,14 @@ impl Target {
             && self.members.iter().map(|m| &m.endpoint).eq(endpoints.iter().copied())
     }
 
-    /// Members that new requests may go to: the ready ones; where there are none, those that still serve while they
-    /// terminate (Kubernetes' rule for ProxyTerminatingEndpoints).
-    pub fn usable(&self) -> impl Iterator<Item = &Member> {
-        let any_ready = self.members.iter().any(|m| m.endpoint.ready);
-        self.members.iter().filter(move |m| if any_ready { m.endpoint.ready } else { m.endpoint.serving })
+    /// Members that new requests may go to, by position.
+    pub fn usable(&self) -> &[usize] {
+        &self.places.usable
+    }
+
+    /// Those of them that stand in a zone.
+    pub fn usable_in(&self, zone: &str) -> &[usize] {
+        self.places.zones.get(zone).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -37,7 +37,7 @@ fn penalty(change: Option<Change>) -> Duration {
 #[test]
 fn five_failures_in_a_row_eject_and_one_success_between_does_not() {
     let (now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), now);
     assert_eq!(fail(&ejection, 4, now, &mut dice), None);
     ejection.record(Outcome::Success, now, &rules(), &mut dice);
     assert_eq!(fail(&ejection, 4, now, &mut dice), None);
@@ -50,7 +50,7 @@ fn five_failures_in_a_row_eject_and_one_success_between_does_not() {
 #[test]
 fn answers_of_500_eject_only_where_the_policy_says_so() {
     let (now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), now);
     for _ in 0..100 {
         assert_eq!(ejection.record(Outcome::StatusFailure, now, &rules(), &mut dice), None);
     }
@@ -62,7 +62,7 @@ fn answers_of_500_eject_only_where_the_policy_says_so() {
 #[test]
 fn what_the_client_broke_off_counts_for_nothing() {
     let (now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), now);
     fail(&ejection, 4, now, &mut dice);
     ejection.record(Outcome::Neutral, now, &rules(), &mut dice);
     penalty(fail(&ejection, 1, now, &mut dice));
@@ -71,8 +71,9 @@ fn what_the_client_broke_off_counts_for_nothing() {
 #[test]
 fn after_the_penalty_one_probe_decides() {
     let (start, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
+    let now = start;
     let quorum = Arc::new(Quorum::new(4));
-    let ejection = Arc::new(Ejection::new(Arc::clone(&quorum)));
+    let ejection = Arc::new(Ejection::new(Arc::clone(&quorum), now));
     let first = penalty(fail(&ejection, 5, start, &mut dice));
     assert!(ejection.claim(start).is_none());
     let later = start + first;
@@ -89,13 +90,13 @@ fn after_the_penalty_one_probe_decides() {
     let _probe = ejection.claim(end).expect("a probe without an outcome frees the place");
     assert_eq!(ejection.record(Outcome::Success, end, &rules(), &mut dice), Some(Change::Reinstated));
     assert_eq!((ejection.standing(end), quorum.ejected()), (Standing::In, 0));
-    assert_eq!(ejection.reinstated(), Some(end));
+    assert!(end - ejection.reinstated().unwrap() < Duration::from_millis(1));
 }
 
 #[test]
 fn a_late_failure_from_before_the_ejection_does_not_lengthen_it() {
     let (now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), now);
     penalty(fail(&ejection, 5, now, &mut dice));
     assert_eq!(fail(&ejection, 20, now, &mut dice), None);
 }
@@ -103,7 +104,7 @@ fn a_late_failure_from_before_the_ejection_does_not_lengthen_it() {
 #[test]
 fn a_relapse_doubles_up_to_the_maximum() {
     let (mut now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), now);
     let mut seen = penalty(fail(&ejection, 5, now, &mut dice));
     for _ in 0..12 {
         now += seen;
@@ -119,7 +120,7 @@ fn a_relapse_doubles_up_to_the_maximum() {
 #[test]
 fn an_endpoint_that_behaved_for_long_starts_over() {
     let (start, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
-    let ejection = Ejection::new(Arc::new(Quorum::new(4)));
+    let ejection = Ejection::new(Arc::new(Quorum::new(4)), start);
     let first = penalty(fail(&ejection, 5, start, &mut dice));
     ejection.record(Outcome::Success, start + first, &rules(), &mut dice);
     assert!(penalty(fail(&ejection, 5, start + secs(60), &mut dice)) < secs(2));
@@ -130,7 +131,7 @@ fn no_more_than_the_allowed_share_is_ejected_and_a_lone_endpoint_never() {
     for (members, expected) in [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)] {
         let (now, mut dice) = (Instant::now(), StdRng::seed_from_u64(1));
         let quorum = Arc::new(Quorum::new(members));
-        let endpoints: Vec<_> = (0..members).map(|_| Ejection::new(Arc::clone(&quorum))).collect();
+        let endpoints: Vec<_> = (0..members).map(|_| Ejection::new(Arc::clone(&quorum), now)).collect();
         for endpoint in &endpoints {
             fail(endpoint, 50, now, &mut dice);
         }
@@ -157,7 +158,7 @@ proptest! {
         let (mut now, mut dice) = (Instant::now(), StdRng::seed_from_u64(seed));
         let quorum = Arc::new(Quorum::new(6));
         let rules = EndpointBreaker { consecutive_failures: Some(2), status_failures: Some(2), ..rules() };
-        let endpoints: Vec<_> = (0..6).map(|_| Arc::new(Ejection::new(Arc::clone(&quorum)))).collect();
+        let endpoints: Vec<_> = (0..6).map(|_| Arc::new(Ejection::new(Arc::clone(&quorum), now))).collect();
         for (endpoint, outcome, ms) in steps {
             now += Duration::from_millis(ms);
             let _probe = endpoints[endpoint].claim(now);

@@ -15,7 +15,7 @@ fn terminating_endpoints_serve_only_where_none_is_ready() {
     let ready = fixtures::endpoint("a", 1);
     let leaving = Endpoint { ready: false, serving: true, terminating: true, ..fixtures::endpoint("b", 2) };
     let gone = Endpoint { ready: false, serving: false, terminating: true, ..fixtures::endpoint("c", 3) };
-    let uids = |t: &Target| t.usable().map(|m| m.endpoint.uid.to_string()).collect::<Vec<_>>();
+    let uids = |t: &Target| t.usable().iter().map(|n| t.members[*n].endpoint.uid.to_string()).collect::<Vec<_>>();
     assert_eq!(uids(&target(&[ready, leaving.clone(), gone.clone()])), ["a"]);
     assert_eq!(uids(&target(&[leaving, gone])), ["b"]);
 }
