@@ -85,6 +85,11 @@ async fn connection(
     let policy = policy(local, app.port())?;
     let caller = Caller { address: peer, identity: None, app };
     let port = policy.port();
+    let clients = Arc::clone(&local.shared.apps.port(app.port(), &port.policy).clients);
+    let Some(_place) = clients.try_acquire() else {
+        let detail = format!("{} connections are open, as many as policy allows", clients.limit());
+        return Err(Error::Because { reason: Reason::FdLimit, detail });
+    };
     if port.policy.tls == TlsMode::Off {
         return plaintext(local, stream, BytesMut::new(), caller, &policy).await;
     }
@@ -108,7 +113,7 @@ async fn connection(
             Err(Error::Because { reason: Reason::DetectTimeout, detail })
         }
         // Not the mesh: its sidecars speak at once. Perhaps the application speaks first.
-        Err(_) => tunnel::speculate(local, stream, early, caller, &policy).await,
+        Err(_) => Box::pin(tunnel::speculate(local, stream, early, caller, &policy)).await,
     }
 }
 
@@ -174,7 +179,8 @@ async fn mesh(
     policy: &PortPolicy,
 ) -> Result<(), Error> {
     let timeouts = &policy.port().policy.timeouts;
-    let handshake = local.shared.tls.accept(stream, early);
+    // Boxed: it must not stay as large as a handshake.
+    let handshake = Box::pin(local.shared.tls.accept(stream, early));
     let (io, peer) = match tokio::time::timeout(timeouts.tls_handshake, handshake).await {
         Ok(accepted) => accepted.map_err(|TlsError { reason, message }| Error::Because { reason, detail: message })?,
         Err(_) => {
@@ -200,7 +206,7 @@ async fn mesh(
             Ok(())
         }
         Alpn::H1 => http1(local, Stream::from(io), caller, policy).await,
-        Alpn::Tcp => tunnel::run(local, io, BytesMut::new(), caller, policy).await,
+        Alpn::Tcp => Box::pin(tunnel::run(local, io, BytesMut::new(), caller, policy)).await,
     }
 }
 
@@ -214,12 +220,14 @@ async fn plaintext(
 ) -> Result<(), Error> {
     let port = policy.port();
     if matches!(port.protocol, Protocol::Opaque | Protocol::Tls) && policy.may_be_opaque() {
-        return tunnel::run(local, Io::Tcp(stream), early, caller, policy).await;
+        return Box::pin(tunnel::run(local, Io::Tcp(stream), early, caller, policy)).await;
     }
     let silence = if policy.may_be_opaque() { SILENCE } else { port.policy.timeouts.detect };
     let sniffed = match tokio::time::timeout(silence, crate::outbound::first_bytes(&stream, &mut early)).await {
         Ok(sniffed) => sniffed?,
-        Err(_) if policy.may_be_opaque() => return tunnel::speculate(local, stream, early, caller, policy).await,
+        Err(_) if policy.may_be_opaque() => {
+            return Box::pin(tunnel::speculate(local, stream, early, caller, policy)).await;
+        }
         Err(_) => {
             let detail = format!("no protocol was recognised in {silence:?}");
             return Err(Error::Because { reason: Reason::DetectTimeout, detail });
@@ -255,7 +263,7 @@ async fn sniffed_plaintext(
             Ok(())
         }
         Sniff::Tls | Sniff::Opaque if policy.may_be_opaque() => {
-            tunnel::run(local, Io::Tcp(stream), early, caller, policy).await
+            Box::pin(tunnel::run(local, Io::Tcp(stream), early, caller, policy)).await
         }
         Sniff::Tls | Sniff::Opaque => {
             let detail = "bytes that are no request, on a port with rules about requests".to_owned();

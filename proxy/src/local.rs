@@ -1,5 +1,7 @@
 //! What the connections of one worker have in common, and what all workers share. It must never be borrowed across an await.
 
+mod apps;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,13 +14,8 @@ use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
-use leno_proto::policy::AppHop;
-use leno_proto::policy::Connection;
-use leno_proto::policy::Http2Ping;
-use leno_proto::policy::Keepalive;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
-use leno_proto::policy::Warmup;
 use leno_proto::policy::Workload;
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -27,8 +24,10 @@ use rand::rngs::StdRng;
 use crate::access_log::AccessLog;
 use crate::balance::Ewma;
 use crate::drain::Watch;
-use crate::gate::Gate;
 use crate::http::h2;
+use crate::local::apps::APPLICATION;
+pub use crate::local::apps::App;
+pub use crate::local::apps::Apps;
 use crate::metrics;
 use crate::metrics::Direction;
 use crate::metrics::Metrics;
@@ -62,6 +61,9 @@ pub struct Shared {
     pub apps: Arc<Apps>,
 }
 
+/// Direction, service and route.
+type Series = (Direction, Arc<str>, Arc<str>);
+
 /// What one worker has for itself.
 pub struct Local {
     pub worker: usize,
@@ -72,7 +74,7 @@ pub struct Local {
     turn: Cell<u64>,
     /// By the address of the record that all workers share, which `Weak` keeps from being another's.
     latencies: RefCell<HashMap<usize, (Weak<EndpointShared>, Ewma)>>,
-    requests: RefCell<HashMap<(Direction, Arc<str>, Arc<str>), Arc<metrics::Requests>>>,
+    requests: RefCell<HashMap<Series, Arc<metrics::Requests>>>,
     pools: RefCell<HashMap<Arc<str>, Arc<metrics::Pool>>>,
 }
 
@@ -213,70 +215,5 @@ impl Pods {
     }
 }
 
-/// The limits towards our own application, by port.
-#[derive(Default)]
-pub struct Apps(Mutex<HashMap<u16, Arc<App>>>);
-
-/// One port of our own application.
-pub struct App {
-    pub name: ServicePort,
-    pub label: Arc<str>,
-    pub connections: Arc<Gate>,
-    pub requests: Arc<Gate>,
-    pub limits: Arc<Connection>,
-    hop: AppHop,
-}
-
-impl Apps {
-    pub fn port(&self, port: u16, hop: &AppHop) -> Arc<App> {
-        let mut table = self.0.lock();
-        let before = table.get(&port);
-        if let Some(same) = before.filter(|app| app.hop == *hop) {
-            return Arc::clone(same);
-        }
-        let requests_max = hop.max_concurrency.unwrap_or(u32::MAX);
-        let (connections, requests) = match before {
-            Some(before) => {
-                before.connections.resize(hop.max_connections);
-                before.requests.resize(requests_max);
-                (Arc::clone(&before.connections), Arc::clone(&before.requests))
-            }
-            None => (Gate::new(hop.max_connections), Gate::new(requests_max)),
-        };
-        let service = ServiceName { namespace: "".into(), name: "application".into() };
-        let app = Arc::new(App {
-            name: ServicePort { service, port },
-            label: format!("{APPLICATION}{port}").into(),
-            connections,
-            requests,
-            limits: Arc::new(towards_application(hop)),
-            hop: hop.clone(),
-        });
-        table.insert(port, Arc::clone(&app));
-        app
-    }
-}
-
-/// As a client's policy would say it. An application is on this node: what takes longer than two seconds is not there.
-fn towards_application(hop: &AppHop) -> Connection {
-    Connection {
-        connect_timeout: Duration::from_secs(2),
-        max_connections: hop.max_connections,
-        max_connections_per_endpoint: None,
-        min_idle_per_endpoint: 0,
-        capacity: None,
-        max_pending: hop.max_pending,
-        acquire_timeout: hop.acquire_timeout,
-        idle_timeout: hop.idle_timeout,
-        max_lifetime: None,
-        max_requests: None,
-        keepalive: Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), probes: 3 },
-        http2: Http2Ping { ping_interval: Duration::from_secs(30), ping_timeout: Duration::from_secs(10) },
-        warmup: Warmup { connect_rate: 50, burst: 20 },
-    }
-}
-
-/// No pod's uid begins like this.
-const APPLICATION: &str = "application:";
 /// Pods that one application calls by their addresses.
 const PODS_MAX: usize = 4096;

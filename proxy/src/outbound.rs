@@ -66,8 +66,9 @@ async fn connection(
     let place = place::of(local, front, &stream).await?;
     ending.service = place.label();
     let mut early = BytesMut::new();
+    // What is boxed here is done once, and must not stay as large as it was.
     match place.protocol() {
-        Protocol::Opaque | Protocol::Tls => return tunnel::run(local, place, stream, early, peer).await,
+        Protocol::Opaque | Protocol::Tls => return Box::pin(tunnel::run(local, place, stream, early, peer)).await,
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             // The client of an HTTP server speaks first, however late.
             http(local, place, stream, early, peer, Wait::ForEver).await
@@ -80,10 +81,10 @@ async fn connection(
                 Sniff::Http1 | Sniff::Http2 | Sniff::NeedMore => {
                     http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await
                 }
-                Sniff::Tls | Sniff::Opaque => tunnel::run(local, place, stream, early, peer).await,
+                Sniff::Tls | Sniff::Opaque => Box::pin(tunnel::run(local, place, stream, early, peer)).await,
             },
             // Perhaps the server speaks first: whoever is first decides.
-            Err(_) => match tunnel::speculate(local, &place, &stream, &mut early, peer).await? {
+            Err(_) => match Box::pin(tunnel::speculate(local, &place, &stream, &mut early, peer)).await? {
                 Tunnelled::Opaque(upstream) => upstream.run(stream, early).await,
                 Tunnelled::Http => http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await,
             },

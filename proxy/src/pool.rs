@@ -162,7 +162,8 @@ impl Pool {
             }
         };
         way.metrics.acquire.record(started.elapsed());
-        let io = way.connect(&self.make).await?;
+        // Boxed: seldom, and as large as a handshake.
+        let io = Box::pin(way.connect(&self.make)).await?;
         Ok(lane.lend_new(io, permit, way))
     }
 
@@ -183,7 +184,8 @@ impl Pool {
     /// A connection for one tunnel.
     pub async fn open(&self, way: &Way, deadline: Instant) -> Result<Opened, Error> {
         let permit = self.permit(way, deadline).await?;
-        let io = way.connect(&self.make).await?;
+        // Boxed: seldom, and as large as a handshake.
+        let io = Box::pin(way.connect(&self.make)).await?;
         let metrics = Arc::clone(&way.metrics);
         metrics.active.add(1);
         metrics.checkouts_new.increment();

@@ -449,3 +449,54 @@ fn a_pod_that_calls_its_own_service_is_served_without_leaving_the_process() {
         assert_eq!(app.metrics.proxy.handshakes.value(), 0);
     });
 }
+
+#[test]
+fn an_endpoint_that_died_is_not_noticed_even_by_a_post() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut mesh = Mesh::new();
+    mesh.ghosts = vec![dead];
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        let serve = async {
+            let mut served = app.accept().await;
+            loop {
+                let head = served.head().await;
+                assert!(head.starts_with("POST"), "{head}");
+                served.bytes(4).await;
+                served.io.write_all(OK).await.unwrap();
+            }
+        };
+        let call = async {
+            for _ in 0..30 {
+                client.write_all(b"POST /buy HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbook").await.unwrap();
+                let (head, _) = answer(&mut client, 2).await;
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            }
+        };
+        tokio::select! {
+            () = call => {}
+            () = serve => {}
+        }
+        assert!(mesh.application("web").metrics.render().contains("never_processed"));
+    });
+}
+
+#[test]
+fn a_client_over_its_rate_is_told_to_come_back_later() {
+    let mut mesh = Mesh::new();
+    let rate = Rate { requests_per_second: 1, burst: 1 };
+    mesh.inbound.rate_limit = Some(InboundRateLimit { total: None, per_identity: Some(rate), overrides: Vec::new() });
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        client.write_all(GET).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        answer(&mut client, 2).await;
+        client.write_all(GET).await.unwrap();
+        let (head, _) = answer(&mut client, 0).await;
+        assert!(head.starts_with("HTTP/1.1 429") && head.contains("leno-reason: rate_limited"), "{head}");
+    });
+}

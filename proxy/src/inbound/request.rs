@@ -2,6 +2,7 @@
 //! a `Permit`.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use leno_proto::authorize;
 use leno_proto::authorize::Peer;
@@ -93,6 +94,9 @@ impl Requests {
         let version = self.version(&policy, &head, hop.as_ref());
         let wire = if version == Version::Http2 { Wire::Http2 } else { Wire::Http1 };
         let application = Application::new(&self.local, &self.caller, &policy, wire);
+        if !application.app.admits(self.caller.identity.as_ref(), Instant::now()) {
+            return Err(Error::RateLimited(application.app.name.clone()));
+        }
         match application.app.requests.try_acquire() {
             Some(slot) => ending.keep(slot),
             None => return Err(Error::ConcurrencyLimit(application.app.name.clone())),

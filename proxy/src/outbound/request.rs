@@ -220,7 +220,7 @@ impl Requests {
             let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
             let hop = Hop { version: head.version, attempt: ending.tries, deadline: left };
             let outcome = match self.ourselves(choice.member()) {
-                Some(requests) => self.to_ourselves(&requests, hop, head, body, interim).await,
+                Some(requests) => Box::pin(self.to_ourselves(&requests, hop, head, body, interim)).await,
                 None => self.attempt(chosen, &choice, hop, head, body, interim).await,
             };
             let seen = match &outcome {

@@ -38,7 +38,7 @@ pub(super) struct Upstream {
 }
 
 pub(super) enum Tunnelled {
-    Opaque(Upstream),
+    Opaque(Box<Upstream>),
     Http,
 }
 
@@ -73,10 +73,10 @@ pub(super) async fn speculate(
                 upstream.ending.silence();
                 Ok(Tunnelled::Http)
             }
-            Sniff::Tls | Sniff::Opaque => Ok(Tunnelled::Opaque(upstream)),
+            Sniff::Tls | Sniff::Opaque => Ok(Tunnelled::Opaque(Box::new(upstream))),
         },
         // An end or an error shows again in the copy.
-        _ = io.read_buf(read) => Ok(Tunnelled::Opaque(upstream)),
+        _ = io.read_buf(read) => Ok(Tunnelled::Opaque(Box::new(upstream))),
     }
 }
 

@@ -233,7 +233,8 @@ impl Lane {
 
     async fn open(&self, make: &Make, way: &Way, permit: Permit) -> Result<(), Error> {
         let address = way.key.address;
-        let io = way.connect(make).await?;
+        // Boxed: seldom, and as large as a handshake.
+        let io = Box::pin(way.connect(make)).await?;
         let settings = match way.key.wire {
             Wire::Hop => &make.hop,
             Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => &make.plaintext,

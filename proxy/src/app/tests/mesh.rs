@@ -1,6 +1,6 @@
 //! A mesh of sidecars on one thread, each with its own state and certificate, their policy filled in by hand.
 
-#[allow(dead_code, reason = "the certificates that other tests need")]
+#[allow(dead_code, clippy::duplicate_mod, reason = "the certificates that other tests make too")]
 #[path = "../../tls/tests/ca.rs"]
 mod ca;
 
@@ -48,6 +48,8 @@ pub(super) struct Mesh {
     pub(super) inbound: InboundTraffic,
     pub(super) access: Access,
     pub(super) protocol: Protocol,
+    /// Endpoints of every service that nobody answers at.
+    pub(super) ghosts: Vec<SocketAddr>,
 }
 
 /// A workload: its application's socket, its sidecar, and the door for calls to each other service.
@@ -77,6 +79,7 @@ impl Mesh {
             inbound: inbound(),
             access: Access::default(),
             protocol: Protocol::Http1,
+            ghosts: Vec::new(),
         }
     }
 
@@ -189,7 +192,14 @@ impl Mesh {
                 parallelism: 1,
                 pod: format!("shop/{other}").into(),
             };
-            let endpoints = Endpoints { target: target.clone(), bucket: 0, buckets: 1, endpoints: vec![endpoint] };
+            let ghosts = self.ghosts.iter().map(|address| Endpoint {
+                uid: address.to_string().into(),
+                addresses: vec![*address],
+                hop_port: None,
+                ..endpoint.clone()
+            });
+            let endpoints = ghosts.chain([endpoint.clone()]).collect();
+            let endpoints = Endpoints { target: target.clone(), bucket: 0, buckets: 1, endpoints };
             put(Key::Endpoints { target, bucket: 0 }, Resource::Endpoints(endpoints));
         }
         let port = InboundPort {
