@@ -118,7 +118,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 }
 
 /// Reads the source for as long as the program runs.
-fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
+pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     let Source::Directory(path) = &config.source;
     let admitted = config.state.join(ADMITTED_FOLDER);
     let directory = Directory::open(path.clone(), Some(admitted)).map_err(Error::file("read", path))?;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use leno_proto::convert;
 use leno_proto::hash;
 use leno_proto::hash::Hash;
 use leno_proto::key::DEFAULT_VIEW;
@@ -29,7 +30,7 @@ pub const REJECTED_MAX: usize = 8;
 /// Keys with refused versions that are remembered although the proxy does not need them now.
 pub const REFUSED_KEYS_MAX: usize = 1024;
 /// What one `Put` may carry, so that the message around it stays within 256 KiB.
-pub const RESOURCE_MAX: usize = 255 * 1024;
+pub const RESOURCE_MAX: usize = convert::RESOURCE_BYTES_MAX;
 
 /// What the session's identity and Hello say; it decides what this proxy may see.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod certify;
+mod manifests;
 mod mesh;
 mod program;
 mod proxy;

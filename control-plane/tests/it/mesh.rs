@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use clap::Parser;
+use leno_control_plane::app;
 use leno_control_plane::app::App;
 use leno_control_plane::app::Mesh;
 use leno_control_plane::config::Config;
@@ -143,6 +144,18 @@ pub(crate) async fn start_on(state: Arc<Scratch>, table: Option<Table>, limits: 
     let mesh = Mesh { tables: receiver, status: Arc::new(|format| format!("{format:?}")) };
     let app = App::start(&config, mesh, Sessions::new(100), limits).await.unwrap();
     ControlPlane { app, tables, state }
+}
+
+/// On a folder of manifests, as the program runs it.
+pub(crate) async fn start_on_folder(manifests: &Path) -> ControlPlane {
+    let state = Arc::new(Scratch::new());
+    let (source, folder) = (format!("dir:{}", manifests.display()), state.path().to_string_lossy());
+    let flags = ["leno-control-plane", "--source", &source, "--state", &folder];
+    let config = Config::try_parse_from(flags.into_iter().chain(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
+    let (config, sessions) = (config.unwrap(), Sessions::new(100));
+    let mesh = app::mesh(&config, &sessions).unwrap();
+    let app = App::start(&config, mesh, sessions, Limits::default()).await.unwrap();
+    ControlPlane { app, tables: watch::Sender::new(None), state }
 }
 
 impl ControlPlane {
