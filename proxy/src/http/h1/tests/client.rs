@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::pending;
+use std::io::Read;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -320,4 +321,39 @@ fn a_cut_request_never_becomes_a_whole_one() {
         assert!(echo.seen.borrow().iter().all(|seen| seen.contains("!ClientGone")), "{:?}", echo.seen.borrow());
         assert_eq!(relay.1.get(), 1);
     });
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upstream {
+    ClosesWhileIdle,
+    ReadsAndCloses,
+}
+
+/// What is proven about a request, and how much of its body can be sent again.
+async fn fate(upstream: Upstream) -> (bool, Option<u64>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let client = Client::new(Io::Tcp(stream), None);
+    let (mut theirs, _) = listener.accept().unwrap();
+    let serving = match upstream {
+        Upstream::ClosesWhileIdle => {
+            drop(theirs);
+            None
+        }
+        Upstream::ReadsAndCloses => Some(std::thread::spawn(move || theirs.read(&mut [0; 1024]).unwrap())),
+    };
+    let (interim, head) = (Interim::default(), request("POST"));
+    let body = Body::Full(Bytes::from_static(b"body"));
+    let outcome = client.exchange(&head, body, &interim, Rc::new(Shelf::default())).await;
+    if let Some(serving) = serving {
+        assert!(serving.join().unwrap() > 0);
+    }
+    let Err(error) = outcome else { panic!("answered") };
+    (error.never_processed, error.body.and_then(|body| body.length()))
+}
+
+#[tokio::test]
+async fn only_a_close_before_any_acknowledged_byte_proves_that_nothing_was_processed() {
+    assert_eq!(fate(Upstream::ClosesWhileIdle).await, (true, Some(4)));
+    assert_eq!(fate(Upstream::ReadsAndCloses).await, (false, Some(4)));
 }

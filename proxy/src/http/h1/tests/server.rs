@@ -303,6 +303,14 @@ async fn a_drain_ends_an_idle_connection_and_marks_the_last_answer() {
     assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
 }
 
+#[test]
+fn a_connection_at_rest_costs_little_beyond_its_socket() {
+    let (stream, _client) = pair();
+    let (settings, echo) = (settings(), Echo::default());
+    let size = size_of_val(&serve(stream, &settings, &echo, pending()));
+    assert!(size < 4096, "{size}");
+}
+
 #[tokio::test]
 async fn a_reset_cancels_the_request() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
