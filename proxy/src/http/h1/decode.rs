@@ -16,6 +16,8 @@ pub struct Decoder {
     /// Bytes of chunk extensions so far, over the whole body.
     extensions: usize,
     trailers: Option<Headers>,
+    /// Found while gathering, told after what was gathered.
+    broken: Option<Broken>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl Decoder {
             Framing::Chunked => State::ChunkSize,
             Framing::UntilClose => State::UntilClose,
         };
-        Decoder { state, extensions: 0, trailers: None }
+        Decoder { state, extensions: 0, trailers: None, broken: None }
     }
 
     pub fn is_ended(&self) -> bool {
@@ -70,7 +72,35 @@ impl Decoder {
         self.trailers.take()
     }
 
+    /// Small chunks that lie together are given as one piece: whoever takes them does so at a cost per piece.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Step, Broken> {
+        if let Some(broken) = self.broken {
+            return Err(broken);
+        }
+        let first = match self.step(buf)? {
+            Step::Data(data) if data.len() <= COPY_MAX && self.state == State::ChunkEnd => data,
+            step => return Ok(step),
+        };
+        let mut gathered = BytesMut::new();
+        while gathered.len() <= COPY_MAX && !buf.is_empty() {
+            match self.step(buf) {
+                Ok(Step::Data(data)) => {
+                    if gathered.is_empty() {
+                        gathered.extend_from_slice(&first);
+                    }
+                    gathered.extend_from_slice(&data);
+                }
+                Ok(Step::More | Step::End) => break,
+                Err(broken) => {
+                    self.broken = Some(broken);
+                    break;
+                }
+            }
+        }
+        Ok(Step::Data(if gathered.is_empty() { first } else { gathered.freeze() }))
+    }
+
+    fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Broken> {
         loop {
             match self.state {
                 State::Ended => return Ok(Step::End),
