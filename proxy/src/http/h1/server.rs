@@ -106,6 +106,7 @@ pub async fn serve<S: Service>(
         settings,
         drain: pin!(drain),
         draining: false,
+        untold: false,
         deadline: Deadline::default(),
         watermark: 0,
     };
@@ -165,6 +166,8 @@ struct Turn<'t, D> {
     settings: &'t ServerSettings,
     drain: Pin<&'t mut D>,
     draining: bool,
+    /// The client waits for `100 Continue` and has not got it: that it sends no body is not its fault.
+    untold: bool,
     deadline: Deadline,
     /// Bytes written when the deadline was set: has the client taken any since?
     watermark: u64,
@@ -229,6 +232,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             keep_alive,
             continues: framing != Framing::None && head.headers.contains("expect"),
         };
+        self.untold = asked.continues;
         self.connection.begin_body(framing);
         self.deadline.clear();
         let interim = Interim::default();
@@ -257,8 +261,9 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
     }
 
     // An HTTP/1.0 client knows no interim answers (RFC 9110 section 15.2).
-    fn write_interims(&self, interim: &Interim, version: Version) {
+    fn write_interims(&mut self, interim: &Interim, version: Version) {
         for head in interim.take() {
+            self.untold &= head.status != 100;
             if version != Version::Http10 {
                 // One that cannot be written is not missed: it promises nothing.
                 let mut wire = self.connection.wire.borrow_mut();
@@ -296,7 +301,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
 
     /// Two things may not last: a client that takes nothing, and one that owes a body and sends nothing.
     fn poll_deadlines(&mut self, stalled: bool, written: u64, cx: &mut Context<'_>) -> Poll<Reason> {
-        let starved = self.connection.body.borrow().waiter.is_some();
+        let starved = self.connection.body.borrow().waiter.is_some() && !self.untold;
         if !stalled && !starved {
             self.deadline.clear();
             return Poll::Pending;

@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::pending;
+use std::future::poll_fn;
 use std::io::Read;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -193,7 +196,7 @@ async fn a_connection_that_was_closed_or_speaks_unasked_is_not_alive() {
         assert!(client.is_idle_alive());
         theirs.write_all(word).await.unwrap();
         drop(theirs);
-        std::future::poll_fn(|cx| client.poll_idle_end(cx)).await;
+        poll_fn(|cx| client.poll_idle_end(cx)).await;
         assert!(!client.is_idle_alive());
     }
 }
@@ -294,6 +297,34 @@ fn a_large_body_passes_both_ways_at_once() {
         let wanted = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         assert!(answer.starts_with(wanted.as_bytes()));
         assert_eq!(answer.len(), wanted.len() + body.len());
+    });
+}
+
+#[test]
+fn a_reader_that_stands_still_stops_the_writer() {
+    run(async {
+        let relay = Relay(Rc::new(Mirror), Cell::new(0));
+        let (ours, mut theirs) = tokio::io::duplex(32 * 1024);
+        let settings = ServerSettings::default();
+        let serving = serve(Stream::from(Io::Memory(ours)), &settings, &relay, pending());
+        let writing = async {
+            theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n").await.unwrap();
+            let (mut taken, mut full) = (0, 0);
+            while full < 100 {
+                let mut writing = pin!(theirs.write(&[b'x'; 4096]));
+                match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+                    Poll::Ready(n) => taken += n.unwrap(),
+                    Poll::Pending => {
+                        full += 1;
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            taken
+        };
+        let taken = tokio::select! { _ = serving => unreachable!("the client is there"), taken = writing => taken };
+        // Pipes of 32 KiB at three places, what is encoded twice, what is read ahead, what may be sent again.
+        assert!(taken < 512 * 1024, "{taken}");
     });
 }
 

@@ -277,6 +277,23 @@ async fn a_body_that_stands_still_fails_for_its_reader() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_waits_to_be_told_to_continue_is_not_slow() {
+    let (stream, mut client) = pair();
+    let (settings, echo) = (settings(), Echo::default());
+    let speaking = async {
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        client.write_all(b"abc").await.unwrap();
+        client.shutdown().await.unwrap();
+    };
+    tokio::join!(serve(stream, &settings, &echo, pending()), speaking);
+    assert_eq!(echo.seen.into_inner(), ["POST a / [abc]"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_is_given_up() {
     let (stream, mut client) = pair();
     let settings = settings();
