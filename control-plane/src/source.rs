@@ -451,3 +451,6 @@ fn read_bounded(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes)
         .map_err(|error| format!("the file is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
+
+#[cfg(test)]
+mod tests;

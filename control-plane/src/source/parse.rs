@@ -56,7 +56,9 @@ pub(super) fn documents(file: &str, text: &str) -> Vec<Document> {
     let file: Arc<str> = file.into();
     let mut found = Vec::new();
     for (line, part) in split(text) {
-        let blank = part.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'));
+        let blank = bare(part)
+            .lines()
+            .all(|l| l.trim().is_empty() || l.trim_start().starts_with(['#', '%']) || l.trim() == "...");
         if !blank {
             document(&file, line, part, &mut found);
         }
