@@ -37,6 +37,7 @@ use crate::local::Local;
 use crate::metrics::Direction;
 use crate::metrics::Tls;
 use crate::outbound::again;
+use crate::outbound::again::Course;
 use crate::outbound::again::Replay;
 use crate::outbound::pick;
 use crate::outbound::pick::Choice;
@@ -46,6 +47,7 @@ use crate::outbound::route;
 use crate::outbound::route::Chosen;
 use crate::outbound::route::Decision;
 use crate::pool::Wire;
+use crate::retry::Spent;
 use crate::trace;
 use crate::trace::Span;
 use crate::upstream::Member;
@@ -205,6 +207,9 @@ impl Requests {
         target.shared.transport_retries.deposit(Instant::now());
         let mut replay = Replay::prepare(body, &chosen.policy.retries).await?;
         let mut tried: Vec<usize> = Vec::new();
+        let patience = chosen.policy.timeouts.request.map(|most| most.saturating_sub(ending.started().elapsed()));
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut course = Course { spent: Spent::default(), deadline };
         loop {
             let body = replay.body().ok_or(Error::ClientGone)?;
             let choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
@@ -228,7 +233,7 @@ impl Requests {
                 Err(failed) => outcome_of_reason(failed.reason),
             };
             pick::record(&self.local, target, &choice, seen, Some(started.elapsed()));
-            let verdict = again::verdict(chosen, head, &outcome, &replay, ending.tries, &self.local);
+            let verdict = again::verdict(chosen, head, &outcome, &replay, &mut course, &self.local);
             match (outcome, verdict) {
                 (Ok(mut answered), None) => {
                     self.arrive(&mut answered.head, head.version, ending.tls);
