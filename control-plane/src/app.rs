@@ -58,6 +58,7 @@ use crate::reconcile;
 use crate::reconcile::Table;
 use crate::source;
 use crate::source::Directory;
+use crate::source::Refused;
 use crate::status;
 use crate::token::FolderKey;
 use crate::token::Verifier;
@@ -128,7 +129,20 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     tokio::spawn(source::run(directory, batches_in));
     tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
     tokio::spawn(offer::follow(tables.clone(), offers_in));
+    tokio::spawn(print_refusals(tables.clone()));
     Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()) })
+}
+
+/// Says once of each document that it was not admitted, and why.
+async fn print_refusals(mut tables: watch::Receiver<Option<Arc<Table>>>) {
+    let mut said: Arc<[Refused]> = Arc::from([]);
+    while tables.changed().await.is_ok() {
+        let Some(refused) = tables.borrow_and_update().as_ref().map(|table| table.refused.clone()) else { continue };
+        for one in refused.iter().filter(|one| !said.contains(one)) {
+            tracing::warn!("not admitted: {one}");
+        }
+        said = refused;
+    }
 }
 
 /// Conditions from what the source says, and counts from what the proxies said.

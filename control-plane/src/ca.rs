@@ -107,6 +107,8 @@ impl Ca {
                 if let Some(anchor) = published.into_iter().find(|anchor| anchor.exists()) {
                     return Err(Error::RootLost { root: path, anchor: anchor.clone() });
                 }
+                // Where the whole folder was lost, this is what tells the operator why no sidecar trusts us.
+                tracing::warn!(path = %path.display(), "no root of trust was ever published here; making the first one");
                 Roots::first(settings.trust_domain.as_str(), now)?
             }
         };
