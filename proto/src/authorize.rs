@@ -67,19 +67,33 @@ pub fn has_layer7(access: &Access) -> bool {
 
 fn matches(rule: &AccessRule, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> bool {
     let request_matches = match request {
-        Some(request) => request_matches(rule, request),
+        Some(request) => request_matches(rule, request, Ambiguous::IsOutside),
         None => !rule.speaks_http(),
     };
     request_matches && source_matches(rule, peer)
 }
 
 fn denies(rule: &AccessRule, peer: &Peer<'_>, request: Option<&RequestView<'_>>) -> bool {
-    request.is_none_or(|request| request_matches(rule, request)) && source_matches(rule, peer)
+    request.is_none_or(|request| request_matches(rule, request, Ambiguous::IsInside)) && source_matches(rule, peer)
 }
 
-fn request_matches(rule: &AccessRule, request: &RequestView<'_>) -> bool {
+/// What a path that servers read differently is to a rule about paths: an allow must not be talked into it, nor a deny out
+/// of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ambiguous {
+    IsInside,
+    IsOutside,
+}
+
+fn request_matches(rule: &AccessRule, request: &RequestView<'_>, ambiguous: Ambiguous) -> bool {
     let method = rule.methods.is_empty() || rule.methods.iter().any(|m| **m == *request.method);
-    method && (rule.paths.is_empty() || rule.paths.iter().any(|p| path_matches(p, request.path)))
+    if !method || rule.paths.is_empty() {
+        return method;
+    }
+    if request.path_is_ambiguous() {
+        return ambiguous == Ambiguous::IsInside;
+    }
+    rule.paths.iter().any(|p| path_matches(p, request.path))
 }
 
 /// Exact, or all that begins with what stands before a final `*`.

@@ -115,3 +115,45 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     pub headers: &'a Headers,
 }
+
+impl RequestView<'_> {
+    /// Whether servers read the path differently: dot segments (also percent-encoded, also with parameters), empty
+    /// segments, encoded separators, and percent-encoding of bytes that need none. What is decided on such a path need not
+    /// be what the application serves.
+    pub fn path_is_ambiguous(&self) -> bool {
+        let path = self.path.as_bytes();
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        let mut segment_start = 0;
+        for (at, &b) in path.iter().enumerate() {
+            match b {
+                b'\\' => return true,
+                b'%' => match path.get(at + 1..at + 3).and_then(encoded) {
+                    Some(b'/' | b'\\' | 0) | None => return true,
+                    Some(b) if plain(b) => return true,
+                    Some(_) => {}
+                },
+                b'/' if at > 0 => {
+                    let segment = &path[segment_start..at];
+                    if segment.is_empty() || is_dots(segment) {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+            if b == b'/' {
+                segment_start = at + 1;
+            }
+        }
+        is_dots(&path[segment_start..])
+    }
+}
+
+fn encoded(digits: &[u8]) -> Option<u8> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(text, 16).ok()
+}
+
+/// `.` or `..`, with parameters or without.
+fn is_dots(segment: &[u8]) -> bool {
+    matches!(segment.split(|&b| b == b';').next(), Some(b"." | b".."))
+}

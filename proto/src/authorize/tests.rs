@@ -113,3 +113,33 @@ fn a_mapped_address_is_the_address_it_maps() {
     let peer = Peer { identity: None, ip: "::ffff:10.0.0.9".parse().unwrap() };
     assert!(authorize(&access, &peer, None).is_ok());
 }
+
+#[test]
+fn a_path_that_servers_read_differently_is_no_way_around_a_rule() {
+    let allow = Access { allow: vec![rule("a", None, &[], &["/public/*"])], restricted: true, ..Access::default() };
+    let deny = Access { deny: vec![rule("d", None, &[], &["/admin*"])], ..Access::default() };
+    for path in ["/public/x", "/public/a.b/..c/.d/e..", "/public/%20%C3%A9", "/public/a;b=c", "/public/"] {
+        assert_eq!(check(&allow, WEB, &format!("GET {path}")), Ok(0), "{path}");
+        assert_eq!(check(&deny, WEB, &format!("GET {path}")), Ok(0), "{path}");
+    }
+    for path in [
+        "/public/../admin",
+        "/public/..",
+        "/public/./x",
+        "/public/..;x/admin",
+        "/public/%2e%2E/admin",
+        "/public/%2fadmin",
+        "/public/%5c..",
+        "/public/%00",
+        "/public/%zz",
+        "/public/%",
+        "/public\\..\\admin",
+        "//admin",
+        "/public//x",
+        "/%61dmin",
+    ] {
+        assert_eq!(check(&allow, WEB, &format!("GET {path}")), Err(None), "{path}");
+        assert_eq!(check(&deny, WEB, &format!("GET {path}")), Err(Some("d".to_owned())), "{path}");
+    }
+    assert_eq!(check(&Access::default(), WEB, "GET /a/../b//c"), Ok(0), "without rules about paths nothing changes");
+}
