@@ -23,6 +23,8 @@ pub struct Peer<'a> {
 
 /// Proof that policy allowed this. Made by `authorize` alone.
 #[derive(Debug)]
+// `non_exhaustive` would still let this crate make one elsewhere.
+#[allow(clippy::manual_non_exhaustive)]
 pub struct Permit {
     /// How many Audit rules matched: counted, and nothing else.
     pub audited: usize,

@@ -2,6 +2,7 @@
 //! one table each. Validation, merging and resolving all follow from the table; it must never be written down twice.
 
 pub mod duration;
+mod profile;
 mod resolve;
 mod table;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde_json::Map;
 use serde_json::Value;
 
+pub use crate::fields::profile::Profile;
 pub use crate::fields::resolve::inbound;
 pub use crate::fields::resolve::traffic;
 pub use crate::fields::table::INBOUND;

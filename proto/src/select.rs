@@ -73,7 +73,7 @@ pub fn select_tcp(port: &OutboundPort) -> Option<Selected<'_>> {
 }
 
 /// One of the backends by weight; `dice` is uniform in 0..2^64. `None`: none has a weight.
-pub fn choose<'a>(backends: &'a [Backend], dice: u64) -> Option<&'a Backend> {
+pub fn choose(backends: &[Backend], dice: u64) -> Option<&Backend> {
     if let [only] = backends {
         return (only.weight > 0).then_some(only);
     }

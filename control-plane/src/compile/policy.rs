@@ -121,9 +121,7 @@ pub(super) fn has_consumer(world: &World, service: &ServiceName, namespace: &str
 pub(super) fn inbound_of_port(lens: &Lens<'_>, pod: &Pod, port: u16) -> Arc<InboundTraffic> {
     let mut body = Body::new();
     if let Some(mesh) = lens.mesh() {
-        if mesh.spec.profile == Profile::Strict {
-            body.insert("tls".to_owned(), json!({"mode": "Strict"}));
-        }
+        body = mesh.spec.profile.inbound();
         fields::merge(fields::INBOUND, &mut body, &mesh.spec.defaults.inbound);
     }
     let mut policies: Vec<&InboundPolicy> = Vec::new();
@@ -217,9 +215,10 @@ impl<'l, 'w> Fold<'l, 'w> {
     fn start(lens: &'l Lens<'w>) -> Self {
         let mut body = Body::new();
         if let Some(mesh) = lens.mesh()
-            && !mesh.spec.defaults.traffic.is_empty()
+            && (!mesh.spec.defaults.traffic.is_empty() || mesh.spec.profile != Profile::default())
         {
             lens.uses(&mesh_id());
+            body = mesh.spec.profile.traffic();
             fields::merge(fields::TRAFFIC, &mut body, &mesh.spec.defaults.traffic);
         }
         Fold { lens, body, overrides: Vec::new() }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+pub use leno_proto::fields::Profile;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
@@ -260,15 +261,6 @@ pub struct MeshSpec {
     pub tracing: MeshTracing,
     #[serde(default, deserialize_with = "or_default")]
     pub defaults: MeshDefaults,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Profile {
-    Minimal,
-    #[default]
-    Recommended,
-    Strict,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

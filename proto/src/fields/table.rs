@@ -146,7 +146,7 @@ pub const TRAFFIC: &[Field] = &[
         "",
         "1ms",
         "24h",
-        "All tries together, to the answer's head. Unset: none; cutting unknown long calls is unsafe. Profile strict: 30 s.",
+        "All tries together, to the answer's head. Unset: none; cutting unknown long calls is unsafe. Profile Strict: 30 s.",
     ),
     time("timeouts.perTry", "", "1ms", "24h", "One try, to the answer's head. At most `request`."),
     time("timeouts.firstByte", "", "1ms", "24h", "From the end of the request to the answer's head."),

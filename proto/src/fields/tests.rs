@@ -32,6 +32,21 @@ fn every_default_is_a_value_that_its_own_field_takes() {
 }
 
 #[test]
+fn profiles_are_valid_policies_and_differ_where_they_say() {
+    for profile in [Profile::Minimal, Profile::Recommended, Profile::Strict] {
+        assert_eq!(check(TRAFFIC, &profile.traffic()), []);
+        assert_eq!(check(INBOUND, &profile.inbound()), []);
+    }
+    let (minimal, strict) = (traffic(&Profile::Minimal.traffic()), traffic(&Profile::Strict.traffic()));
+    assert_eq!((minimal.retries.attempts, minimal.circuit_breaker.endpoint.consecutive_failures), (0, None));
+    assert_eq!(minimal.load_balancing.slow_start, None);
+    assert_eq!(traffic(&Profile::Recommended.traffic()), Traffic::default());
+    assert_eq!(strict.timeouts.request, Some(Duration::from_secs(30)));
+    assert!(strict.circuit_breaker.service.is_some());
+    assert_eq!(inbound(&Profile::Strict.inbound()).tls, crate::policy::TlsMode::Strict);
+}
+
+#[test]
 fn no_path_stands_twice() {
     for table in [TRAFFIC, INBOUND] {
         let mut paths: Vec<&str> = table.iter().map(|f| f.path).collect();
@@ -238,7 +253,7 @@ fn beyond(kind: Kind) -> Vec<Value> {
         json!(format!("{}ms", millis.min(99_999)))
     };
     match kind {
-        Kind::Duration { min, .. } if min == "1ms" => vec![json!("1441h"), json!(1), json!("")],
+        Kind::Duration { min: "1ms", .. } => vec![json!("1441h"), json!(1), json!("")],
         Kind::Duration { min, .. } => vec![json!("1441h"), millis(min, -1), json!(1)],
         Kind::Count { min, max } => vec![json!(i64::from(min) - 1), json!(u64::from(max) + 1), json!("1")],
         Kind::Percent => vec![json!(-1), json!(101), json!(1.5)],
@@ -298,7 +313,7 @@ proptest! {
 
     #[test]
     fn merging_is_associative(picks in proptest::collection::vec((0usize..3, 0usize..TRAFFIC.len()), 0..40)) {
-        let mut levels = vec![Body::new(), Body::new(), Body::new()];
+        let mut levels = [Body::new(), Body::new(), Body::new()];
         for (level, field) in picks {
             let field = &TRAFFIC[field];
             let value = match field.kind {
