@@ -69,7 +69,6 @@ impl Gate {
     }
 
     /// `acquire` that gives up at `deadline`. The clock is the runtime's, so that tests can hold it.
-    #[cfg(not(all(test, feature = "loom")))]
     pub async fn acquire_until(
         self: &Arc<Self>,
         waiters_max: u32,
