@@ -82,8 +82,8 @@ pub(super) fn verdict(
     let (ended, replayable) = match outcome {
         Ok(answered) => (ended(&answered.head.headers, answered.head.status), replay.can(None)),
         Err(failed) => {
-            let Failed { reason, never_processed, .. } = *failed;
-            let ended = Ended::Failed { reason, never_processed, idle_race: false, answered: false };
+            let Failed { reason, never_processed, answered, reused, .. } = *failed;
+            let ended = Ended::Failed { reason, never_processed, idle_race: never_processed && reused, answered };
             (ended, replay.can(failed.body.as_ref()))
         }
     };

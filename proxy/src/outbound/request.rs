@@ -78,7 +78,8 @@ impl Service for Requests {
     async fn call<'c>(&'c self, request: Request<'c>) -> Response<'c, Ending> {
         let caller = Caller::of(&request.head);
         let mut ending = Ending::request(&self.local, Direction::Outbound, self.peer, &request.head);
-        match self.answer(request, &mut ending).await {
+        // Boxed: an idle connection must not be as large as a request under way.
+        match Box::pin(self.answer(request, &mut ending)).await {
             Ok(Answered { head, body, tunnel }) => {
                 ending.status = head.status;
                 Response { head, body, tunnel, log: ending }
@@ -283,7 +284,7 @@ impl Requests {
         answered.map_err(|error| {
             let reason = error.reason();
             let never_processed = reason.again() == Again::NeverProcessed;
-            Failed { reason, detail: error.to_string(), never_processed, body: None }
+            Failed { reason, detail: error.to_string(), never_processed, answered: false, reused: false, body: None }
         })
     }
 
@@ -323,7 +324,8 @@ impl Requests {
                     Ok(lease) => lease,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
-                self.within(first_byte, lease.client.exchange(head, body, interim, lease.home)).await
+                let exchange = lease.client.exchange(head, body, interim, lease.home);
+                self.within(first_byte, exchange).await.map_err(|failed| Failed { reused: lease.reused, ..failed })
             }
             Wire::Http1 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
                 let opened = match pool.open(&way, deadline).await {
@@ -369,6 +371,10 @@ pub(super) struct Failed<'c> {
     pub(super) reason: Reason,
     pub(super) detail: String,
     pub(super) never_processed: bool,
+    /// A byte of an answer came.
+    pub(super) answered: bool,
+    /// The connection had been idle before.
+    pub(super) reused: bool,
     pub(super) body: Option<Body<'c>>,
 }
 
@@ -376,12 +382,19 @@ impl<'c> Failed<'c> {
     fn unsent(error: Error, body: Body<'c>) -> Self {
         let reason = error.reason();
         let never_processed = reason.again() == Again::NeverProcessed;
-        Self { reason, detail: error.to_string(), never_processed, body: Some(body) }
+        Self { reason, detail: error.to_string(), never_processed, answered: false, reused: false, body: Some(body) }
     }
 
     fn late(after: Duration) -> Self {
         let error = Error::FirstByteTimeout(after);
-        Self { reason: error.reason(), detail: error.to_string(), never_processed: false, body: None }
+        Self {
+            reason: error.reason(),
+            detail: error.to_string(),
+            never_processed: false,
+            answered: false,
+            reused: false,
+            body: None,
+        }
     }
 
     fn into_error(self, address: SocketAddr) -> Error {
@@ -391,8 +404,8 @@ impl<'c> Failed<'c> {
 
 impl<'c> From<SendError<'c>> for Failed<'c> {
     fn from(error: SendError<'c>) -> Self {
-        let SendError { reason, detail, never_processed, body, .. } = error;
-        Self { reason, detail, never_processed, body }
+        let SendError { reason, detail, never_processed, answered, body, .. } = error;
+        Self { reason, detail, never_processed, answered, reused: false, body }
     }
 }
 

@@ -90,7 +90,7 @@ impl Lane {
             idle_limit: Cell::new(way.idle_limit()),
             endpoint: way.endpoint.clone(),
             metrics: Arc::clone(&way.metrics),
-            shelf: RefCell::new(Shelf::new()),
+            shelf: RefCell::new(Shelf::default()),
             shared: RefCell::default(),
             opening: Opening::default(),
             kept_last: Cell::new(false),

@@ -32,11 +32,13 @@ pub struct Shelf<C> {
 /// Taken off the shelf for good, and why.
 pub type Closed<C> = (Kept<C>, Close);
 
-impl<C> Shelf<C> {
-    pub fn new() -> Self {
+impl<C> Default for Shelf<C> {
+    fn default() -> Self {
         Self { idle: Vec::new(), waiting: VecDeque::new() }
     }
+}
 
+impl<C> Shelf<C> {
     /// The most recently used connection that is still good, and those that turned out not to be.
     pub fn take(
         &mut self,

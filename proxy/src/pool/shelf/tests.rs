@@ -9,7 +9,7 @@ use crate::pool::shelf::jittered;
 const LIMIT: Duration = Duration::from_secs(5);
 
 fn shelf(now: Instant, names: &[&'static str]) -> Shelf<&'static str> {
-    let mut shelf = Shelf::new();
+    let mut shelf = Shelf::default();
     names.iter().for_each(|name| shelf.put(Kept::new(*name, now, Some(Duration::from_secs(60)))));
     shelf
 }
