@@ -106,6 +106,11 @@ pub fn view(world: &World, service: &ServiceName, namespace: &str) -> Arc<str> {
     if own { namespace.into() } else { DEFAULT_VIEW.into() }
 }
 
+/// Whether the Pod has, or is about to have, a sidecar.
+pub fn meshed(world: &World, pod: &Pod) -> bool {
+    Lens { world, asked: RefCell::default(), sources: RefCell::default() }.meshed(pod)
+}
+
 fn leads(resource: &Resource) -> BTreeSet<Lead> {
     let mut found = BTreeSet::new();
     match resource {

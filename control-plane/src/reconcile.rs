@@ -103,8 +103,13 @@ impl Reconciler {
 /// Runs until the source ends. What was published last stays.
 pub async fn run(mut batches: mpsc::Receiver<Batch>, tables: watch::Sender<Option<Arc<Table>>>, encode: Encode) {
     let mut reconciler = Reconciler::new(encode);
+    let mut known: Arc<[Refused]> = Arc::from([]);
     while let Some(batch) = batches.recv().await {
         let table = reconciler.take(batch);
+        for one in table.refused.iter().filter(|one| !known.contains(one)) {
+            tracing::warn!("not admitted: {one}");
+        }
+        known = Arc::clone(&table.refused);
         tables.send_replace(Some(table));
     }
 }

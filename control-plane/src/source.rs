@@ -236,12 +236,12 @@ impl Directory {
             }
             for document in &file.documents {
                 let Some(id) = &document.id else {
-                    refused.extend(document.outcome.as_ref().err().cloned());
+                    refused.extend(document.outcome.as_ref().err().map(|refusal| Refused::clone(refusal)));
                     opaque.insert(name.as_str());
                     continue;
                 };
                 if let Some(first) = seen.get(id) {
-                    refused.push(document.duplicate(id, first));
+                    refused.push(*document.duplicate(id, first));
                     continue;
                 }
                 seen.insert(id, name);
@@ -379,7 +379,7 @@ fn judge(
                 refusal.earlier_in_force = true;
                 admitted.insert(id.clone(), Admitted { file: file.to_owned(), ..old.clone() });
             }
-            refused.push(refusal);
+            refused.push(*refusal);
         }
     }
 }

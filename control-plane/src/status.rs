@@ -9,8 +9,12 @@ use leno_proto::hash::Hash;
 use leno_proto::key::Key;
 use serde::Serialize;
 
+use crate::compile;
 use crate::compile::conditions;
 use crate::compile::conditions::Condition;
+use crate::index::Topic;
+use crate::object::Kind;
+use crate::object::Object;
 use crate::object::ObjectId;
 use crate::reconcile::Table;
 use crate::source::Refused;
@@ -62,6 +66,7 @@ pub struct Proxies {
 /// Of every object that is ours to judge, and of what was not admitted.
 pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
     let provenance = table.provenance();
+    let silent = silent_pods(table, proxies);
     let none = BTreeSet::new();
     let mut objects = Vec::new();
     for (id, object) in conditions::judged(table.world()) {
@@ -70,7 +75,8 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
             continue;
         }
         let keys = provenance.get(id).unwrap_or(&none);
-        let (counts, programmed) = programmed(table, id, keys, proxies, object.meta().generation);
+        let (counts, programmed) =
+            programmed(table, keys, proxies, silent.get(id).map_or(&[], Vec::as_slice), object.meta().generation);
         conditions.insert(2, programmed);
         objects.push(ObjectStatus {
             kind: id.kind.as_str(),
@@ -84,12 +90,31 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
     Report { generation: table.generation, objects, refused: table.refused.to_vec() }
 }
 
+/// Ready meshed Pods without a session, by what selects them: they hold `Programmed` back.
+fn silent_pods(table: &Table, proxies: &[Proxy]) -> BTreeMap<ObjectId, Vec<String>> {
+    let heard: BTreeSet<&str> = proxies.iter().map(|proxy| proxy.uid.as_str()).collect();
+    let mut silent: BTreeMap<ObjectId, Vec<String>> = BTreeMap::new();
+    for object in table.world().about(&Topic::All(Kind::Pod)) {
+        let Object::Pod(pod) = object else { continue };
+        let meta = &pod.metadata;
+        let counts = pod.ready() && meta.deletion_timestamp.is_empty() && compile::meshed(table.world(), pod);
+        if !counts || heard.contains(meta.uid.as_str()) {
+            continue;
+        }
+        let entry = table.entry(&Key::Inbound(meta.uid.as_str().into()), &meta.namespace);
+        for source in entry.iter().flat_map(|entry| &entry.sources) {
+            silent.entry(source.clone()).or_default().push(meta.key().to_string());
+        }
+    }
+    silent
+}
+
 /// True when every proxy that uses the object has applied its present version (CONTRACTS section 5).
 fn programmed(
     table: &Table,
-    id: &ObjectId,
     keys: &BTreeSet<Key>,
     proxies: &[Proxy],
+    silent: &[String],
     generation: i64,
 ) -> (Proxies, Condition) {
     let mut counts = Proxies::default();
@@ -117,6 +142,9 @@ fn programmed(
             waiting.push(proxy.pod.as_str());
         }
     }
+    counts.selected += silent.len();
+    counts.disconnected += silent.len();
+    waiting.extend(silent.iter().map(String::as_str));
     let (status, reason, message) = if counts.selected == 0 {
         ("True", "Programmed", "no client uses it yet".to_owned())
     } else if counts.rejected > 0 {
@@ -132,7 +160,6 @@ fn programmed(
     } else {
         ("True", "Programmed", format!("applied in {} of {} proxies", counts.applied, counts.selected))
     };
-    debug_assert!(id.kind.judged());
     (counts, Condition { kind: "Programmed", status, reason, message, observed_generation: generation })
 }
 
@@ -153,7 +180,7 @@ impl Report {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for refused in &self.refused {
-            let _ = writeln!(out, "REFUSED  {refused}");
+            let _ = writeln!(out, "REFUSED   {refused}");
         }
         for one in &self.objects {
             let name =
@@ -163,11 +190,11 @@ impl Report {
             let Proxies { selected, applied, .. } = one.proxies;
             let _ = writeln!(
                 out,
-                "{word:9}{} {name}  generation {}, applied in {applied} of {selected}",
+                "{word:10}{} {name}  generation {}, applied in {applied} of {selected}",
                 one.kind, one.generation
             );
             for condition in one.conditions.iter().filter(|c| (c.status == "False") != (c.kind == "Warnings")) {
-                let _ = writeln!(out, "         {}: {} {}", condition.kind, condition.reason, condition.message);
+                let _ = writeln!(out, "          {}: {} {}", condition.kind, condition.reason, condition.message);
             }
         }
         if out.is_empty() {

@@ -1,6 +1,8 @@
 //! Cases of compiling: folders of `in.yaml` (manifests, with `# compile: KIND NAME` lines) and `out.yaml` (what comes of them).
 //! `UPDATE=1 cargo test -p leno-control-plane --test compile` rewrites the second; read the difference before committing it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;

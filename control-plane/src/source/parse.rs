@@ -22,7 +22,7 @@ pub(super) struct Document {
     /// `None`: it cannot be told which object is meant.
     pub(super) id: Option<ObjectId>,
     pub(super) text: Arc<str>,
-    pub(super) outcome: Result<Arc<Object>, Refused>,
+    pub(super) outcome: Result<Arc<Object>, Box<Refused>>,
     file: Arc<str>,
 }
 
@@ -158,7 +158,7 @@ fn list(place: Place<'_>, text: &str, found: &mut Vec<Document>) {
     }
 }
 
-fn admit(place: Place<'_>, kind: Kind, namespace: &str, text: &str) -> Result<Arc<Object>, Refused> {
+fn admit(place: Place<'_>, kind: Kind, namespace: &str, text: &str) -> Result<Arc<Object>, Box<Refused>> {
     let mut object = decode(kind, text).map_err(|error| place.decode_error(&error))?;
     let meta = object.meta_mut();
     namespace.clone_into(&mut meta.namespace);
@@ -205,7 +205,7 @@ fn uid(kind: Kind, namespace: &str, name: &str) -> String {
 
 impl Document {
     /// What only the two versions together can show.
-    pub(super) fn check_update(&self, old: &Object, new: Arc<Object>) -> Result<Arc<Object>, Refused> {
+    pub(super) fn check_update(&self, old: &Object, new: Arc<Object>) -> Result<Arc<Object>, Box<Refused>> {
         match check::check_update(old, &new) {
             Some(flaw) => {
                 let mut refusal = self.place().flawed(&flaw, &[]);
@@ -216,14 +216,14 @@ impl Document {
         }
     }
 
-    pub(super) fn duplicate(&self, id: &ObjectId, first: &str) -> Refused {
+    pub(super) fn duplicate(&self, id: &ObjectId, first: &str) -> Box<Refused> {
         let message = format!("the object is already declared in {first}");
         let mut refusal = self.place().refused("metadata.name", &message, "keep one of the two; the first one counts");
         refusal.object = Some(id.to_string());
         refusal
     }
 
-    pub(super) fn over_limit(&self, id: &ObjectId) -> Refused {
+    pub(super) fn over_limit(&self, id: &ObjectId) -> Box<Refused> {
         let mut refusal =
             self.place().refused("", &format!("the folder holds more than {OBJECTS_MAX} objects"), "remove some");
         refusal.object = Some(id.to_string());
@@ -242,8 +242,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn refused(&self, field: &str, message: &str, remedy: &str) -> Refused {
-        Refused {
+    fn refused(&self, field: &str, message: &str, remedy: &str) -> Box<Refused> {
+        Box::new(Refused {
             file: self.file.to_string(),
             line: Some(self.line),
             object: None,
@@ -251,14 +251,14 @@ impl Place<'_> {
             message: message.to_owned(),
             remedy: remedy.to_owned(),
             earlier_in_force: false,
-        }
+        })
     }
 
-    fn unnamed(&self, text: &str, refusal: Refused) -> Document {
+    fn unnamed(&self, text: &str, refusal: Box<Refused>) -> Document {
         Document { line: self.line, id: None, text: text.into(), outcome: Err(refusal), file: Arc::clone(self.file) }
     }
 
-    fn flawed(&self, first: &Flaw, more: &[Flaw]) -> Refused {
+    fn flawed(&self, first: &Flaw, more: &[Flaw]) -> Box<Refused> {
         let mut message = first.message.clone();
         for flaw in more.iter().take(9) {
             message.push_str(&format!("; also {}: {}", flaw.field, flaw.message));
@@ -267,7 +267,7 @@ impl Place<'_> {
     }
 
     /// The decoder's words, with the line counted from the start of the file and the field told apart.
-    fn decode_error(&self, error: &serde_saphyr::Error) -> Refused {
+    fn decode_error(&self, error: &serde_saphyr::Error) -> Box<Refused> {
         let text = error.without_snippet().to_string();
         let mut message = text.lines().next().unwrap_or_default().to_owned();
         if let Some(at) = message.find(" at line ") {
@@ -286,6 +286,8 @@ impl Place<'_> {
             (String::new(), "correct the value at this line")
         };
         let line = error.location().map_or(self.line, |at| self.line + at.line().saturating_sub(1));
-        Refused { line: Some(line), ..self.refused(&field, &message, remedy) }
+        let mut refusal = self.refused(&field, &message, remedy);
+        refusal.line = Some(line);
+        refusal
     }
 }

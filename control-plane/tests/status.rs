@@ -1,0 +1,123 @@
+//! What users are told of an object while proxies take it up: counted by what they said, never by what was sent.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use leno_control_plane::reconcile::Reconciler;
+use leno_control_plane::reconcile::Table;
+use leno_control_plane::source::Directory;
+use leno_control_plane::status;
+use leno_control_plane::status::Proxies;
+use leno_control_plane::status::Proxy;
+use leno_control_plane::status::Report;
+use leno_proto::convert;
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {selector: {app: orders}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: orders-0, namespace: shop, uid: orders-uid, labels: {app: orders}, annotations: {leno.dev/inject: enabled}}
+spec: {serviceAccountName: orders}
+status: {podIP: 10.1.0.1}
+---
+apiVersion: policy.leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: orders, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: orders}], timeouts: {request: 1s}}
+---
+apiVersion: policy.leno.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: orders, namespace: shop}
+spec: {action: Allow, rules: [{sources: [{namespaces: [shop]}]}]}
+";
+
+fn table(name: &str) -> Arc<Table> {
+    let folder = std::env::temp_dir().join(format!("leno-status-{}-{name}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("in.yaml"), MANIFESTS).unwrap();
+    let batch = Directory::open(folder.clone(), None).unwrap().look(SystemTime::now()).unwrap();
+    fs::remove_dir_all(folder).unwrap();
+    Reconciler::new(convert::encode).take(batch)
+}
+
+fn outbound() -> Key {
+    Key::parse(2, "shop/orders@default").unwrap()
+}
+
+fn proxy(name: &str, table: &Table, key: &Key) -> Proxy {
+    let hash = table.entry(key, "shop").unwrap().hash;
+    Proxy {
+        uid: format!("{name}-uid"),
+        pod: format!("shop/{name}"),
+        namespace: "shop".to_owned(),
+        connected: true,
+        applied: [(key.clone(), hash)].into(),
+        ..Proxy::default()
+    }
+}
+
+fn told(report: &Report, kind: &str) -> (String, Proxies) {
+    let object = report.objects.iter().find(|object| object.kind == kind).unwrap();
+    let programmed = object.conditions.iter().find(|condition| condition.kind == "Programmed").unwrap();
+    (format!("{} {} {}", programmed.status, programmed.reason, programmed.message), object.proxies)
+}
+
+fn counts(selected: usize, applied: usize, rejected: usize, disconnected: usize) -> Proxies {
+    Proxies { selected, applied, rejected, disconnected }
+}
+
+#[test]
+fn a_policy_that_nobody_uses_is_programmed() {
+    let table = table("unused");
+    let (text, proxies) = told(&status::report(&table, &[]), "TrafficPolicy");
+    assert_eq!(text, "True Programmed no client uses it yet");
+    assert_eq!(proxies, counts(0, 0, 0, 0));
+}
+
+#[test]
+fn every_proxy_that_uses_it_must_have_applied_its_present_version() {
+    let table = table("present");
+    let current = proxy("web-0", &table, &outbound());
+    let mut behind = proxy("web-1", &table, &outbound());
+    let all = [current.clone(), proxy("web-1", &table, &outbound())];
+    let (text, proxies) = told(&status::report(&table, &all), "TrafficPolicy");
+    assert_eq!((text.as_str(), proxies), ("True Programmed applied in 2 of 2 proxies", counts(2, 2, 0, 0)));
+
+    behind.applied.insert(outbound(), Hash::of(b"an earlier version"));
+    let (text, proxies) = told(&status::report(&table, &[current.clone(), behind.clone()]), "TrafficPolicy");
+    assert_eq!(text, "False Reconciling applied in 1 of 2 proxies; waiting for shop/web-1");
+    assert_eq!(proxies, counts(2, 1, 0, 0));
+
+    let hash = table.entry(&outbound(), "shop").unwrap().hash;
+    behind.rejected.insert(outbound(), (hash, "ports[0] cannot be".to_owned()));
+    let (text, proxies) = told(&status::report(&table, &[current, behind]), "TrafficPolicy");
+    assert_eq!(text, "False Rejected shop/web-1: ports[0] cannot be");
+    assert_eq!(proxies, counts(2, 1, 1, 0));
+}
+
+#[test]
+fn a_meshed_pod_without_a_session_holds_back_what_selects_it() {
+    let table = table("silent");
+    let (text, proxies) = told(&status::report(&table, &[]), "AccessPolicy");
+    assert_eq!(text, "False Reconciling applied in 0 of 1 proxies; waiting for shop/orders-0");
+    assert_eq!(proxies, counts(1, 0, 0, 1));
+    let present = proxy("orders", &table, &Key::Inbound("orders-uid".into()));
+    let (text, proxies) = told(&status::report(&table, &[present]), "AccessPolicy");
+    assert_eq!((text.as_str(), proxies), ("True Programmed applied in 1 of 1 proxies", counts(1, 1, 0, 0)));
+}
+
+#[test]
+fn the_text_names_what_needs_attention() {
+    let text = status::report(&table("text"), &[]).text();
+    assert!(text.contains("ok        TrafficPolicy shop/orders  generation 1"), "{text}");
+    assert!(text.contains("ATTENTION AccessPolicy"), "{text}");
+}
