@@ -78,7 +78,8 @@ impl Rules {
     }
 
     fn outbound_chain(&self, script: &mut String) {
-        script.push_str("  chain outbound {\n    type nat hook output priority dstnat; policy accept;\n");
+        // `dstnat` by its number: nft knows the name for prerouting only.
+        script.push_str("  chain outbound {\n    type nat hook output priority -100; policy accept;\n");
         let _ = writeln!(script, "    meta skuid {} return", self.proxy_uid);
         // Loopback stays loopback: ports bound to localhost are private to the pod.
         script.push_str("    oifname \"lo\" ip daddr 127.0.0.0/8 return\n    ip6 daddr ::1 return\n");

@@ -26,7 +26,7 @@ table inet leno {
     meta l4proto tcp redirect to :15006
   }
   chain outbound {
-    type nat hook output priority dstnat; policy accept;
+    type nat hook output priority -100; policy accept;
     meta skuid 1337 return
     oifname \"lo\" ip daddr 127.0.0.0/8 return
     ip6 daddr ::1 return
