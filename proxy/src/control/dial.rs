@@ -200,6 +200,6 @@ const MESSAGE_MAX: usize = 1 << 20;
 /// Projected tokens have 1 to 2 KiB.
 const TOKEN_MAX: usize = 64 * 1024;
 
-/// A control plane that starts anew is asked again within half a second, and by a thousand proxies at 30 a second.
+/// A control plane that starts anew is asked again within half a second; after a long outage a thousand proxies come at 130 a second.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
