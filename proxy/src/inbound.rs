@@ -21,6 +21,7 @@ use rand::RngExt;
 use tokio::net::TcpStream;
 
 use crate::drain::Phase;
+use crate::drain::Times;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::error::Reason;
@@ -285,15 +286,22 @@ async fn http1(local: &Rc<Local>, stream: Stream, caller: Caller, policy: &PortP
 fn drained(local: &Local, policy: &PortPolicy) -> impl Future<Output = ()> + 'static {
     let mut drain = local.shared.drain.clone();
     let spread = local.dice.borrow_mut().random_range(0.9..1.1);
+    // A drain tells its clients one after the other, so that they do not all come back elsewhere at one moment.
+    let notice = Times::from_grace(policy.inbound.grace).notice(&mut *local.dice.borrow_mut());
+    let timers = local.timers.clone();
     let age = policy.port().policy.max_age.map(|age| age.mul_f64(spread));
     let old = age.map(|age| local.timers.sleep(age));
     async move {
+        let told = async {
+            drain.reached(Phase::Draining).await;
+            timers.sleep(notice).await;
+        };
         match old {
-            None => drain.reached(Phase::Draining).await,
+            None => told.await,
             Some(old) => tokio::select! {
                 // Both end the same way.
                 biased;
-                () = drain.reached(Phase::Draining) => {}
+                () = told => {}
                 () = old => {}
             },
         }
