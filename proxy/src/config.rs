@@ -619,6 +619,7 @@ fn access_log(settings: &Settings<'_>) -> Result<Mode, ConfigError> {
 }
 
 /// OpenTelemetry's own variables keep their names and their meaning.
+#[allow(clippy::disallowed_methods, reason = "this is the place where the environment is read")]
 fn otel() -> Environment {
     let first = |names: [&str; 2]| {
         names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))

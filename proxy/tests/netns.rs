@@ -1,6 +1,9 @@
 //! Real redirection: the rules of `leno-proxy init` in network namespaces of their own, with real connections in both families.
 //! Needs root, `ip` and `nft`, and says so where they are missing. It must never touch the namespace that it is started in.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "the task travels to the inner process by its environment")]
+
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::net::SocketAddr;
