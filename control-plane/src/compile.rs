@@ -29,8 +29,6 @@ use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Traffic;
 
-pub(crate) use crate::compile::access::cidr;
-pub(crate) use crate::compile::access::spiffe_match;
 use crate::index::Topic;
 use crate::index::World;
 use crate::index::mesh_id;
@@ -43,8 +41,6 @@ use crate::object::kube::Pod;
 use crate::object::kube::Service;
 use crate::object::ours::Mesh;
 
-/// The namespace of the control plane, whose objects may speak for the whole mesh.
-pub const ROOT_NAMESPACE: &str = "leno-system";
 /// The sidecar's container, by which a Pod that the injector has seen is known.
 pub const SIDECAR: &str = "leno-proxy";
 

@@ -42,8 +42,6 @@ use crate::http::h2;
 use crate::identity::Renewal;
 use crate::inbound;
 use crate::listener;
-use crate::listener::Accepted;
-use crate::listener::Front;
 use crate::local::Local;
 use crate::local::Shared;
 use crate::metrics::Metrics;
@@ -57,7 +55,9 @@ use crate::store::Store;
 use crate::tls::Tls;
 use crate::trace::export;
 use crate::worker;
+use crate::worker::Accepted;
 use crate::worker::Crew;
+use crate::worker::Front;
 use crate::worker::Job;
 use crate::worker::Worker;
 

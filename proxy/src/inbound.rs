@@ -31,8 +31,6 @@ use crate::http::h1;
 use crate::http::h1::Stream;
 use crate::http::h2;
 use crate::inbound::request::Requests;
-use crate::listener::Accepted;
-use crate::listener::Front;
 use crate::local::Local;
 use crate::metrics::Direction;
 use crate::net;
@@ -44,6 +42,8 @@ use crate::tls::Alpn;
 use crate::tls::TlsError;
 use crate::tls::hello;
 use crate::tls::hello::Sniffed;
+use crate::worker::Accepted;
+use crate::worker::Front;
 
 /// Who called which port.
 #[derive(Clone)]
@@ -224,7 +224,7 @@ async fn plaintext(
         return Box::pin(tunnel::run(local, Io::Tcp(stream), early, caller, policy)).await;
     }
     let silence = if policy.may_be_opaque() { SILENCE } else { port.policy.timeouts.detect };
-    let sniffed = match tokio::time::timeout(silence, crate::outbound::first_bytes(&stream, &mut early)).await {
+    let sniffed = match tokio::time::timeout(silence, tcp::first_bytes(&stream, &mut early)).await {
         Ok(sniffed) => sniffed?,
         Err(_) if policy.may_be_opaque() => {
             return Box::pin(tunnel::speculate(local, stream, early, caller, policy)).await;

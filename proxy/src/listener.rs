@@ -1,37 +1,14 @@
 //! The accept loop: takes connections from the kernel and gives each to a worker. It must never stop because one accept
 //! failed, nor spin because all of them do.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leno_proto::policy::ServicePort;
-
 use crate::net;
 use crate::net::Acceptor;
+use crate::worker::Accepted;
 use crate::worker::Crew;
-use crate::worker::Seat;
-
-/// What a listener stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Front {
-    /// The redirect sends the application's connections here; each knows where it meant to go.
-    Outbound,
-    /// The application connects here for one service's port, without any redirect.
-    OutboundTo(ServicePort),
-    /// The redirect sends connections for the application here; each knows which port it meant.
-    Inbound,
-    /// Peers connect here for one port of the application, without any redirect.
-    InboundTo(SocketAddr),
-}
-
-/// A new connection on its way to its worker.
-pub struct Accepted {
-    pub stream: std::net::TcpStream,
-    pub peer: SocketAddr,
-    pub front: Arc<Front>,
-    pub seat: Seat,
-}
+use crate::worker::Front;
 
 /// Accepts until dropped. `here` is the worker whose thread this runs on.
 pub async fn run(acceptor: Acceptor, front: Arc<Front>, crew: Arc<Crew>, here: usize) {

@@ -23,8 +23,6 @@ use crate::http::ResponseLog;
 use crate::http::h1;
 use crate::http::h1::Stream;
 use crate::http::h2;
-use crate::listener::Accepted;
-use crate::listener::Front;
 use crate::local::Local;
 use crate::metrics::Direction;
 use crate::net;
@@ -33,9 +31,10 @@ use crate::net::Io;
 use crate::outbound::place::Place;
 use crate::outbound::request::Requests;
 use crate::outbound::tunnel::Tunnelled;
-use crate::sniff;
 use crate::sniff::Sniff;
 use crate::tcp;
+use crate::worker::Accepted;
+use crate::worker::Front;
 
 /// The life of one connection of the application.
 pub async fn serve(local: Rc<Local>, accepted: Accepted) {
@@ -76,7 +75,7 @@ async fn connection(
         Protocol::Detect if !place.may_be_opaque() => {
             http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await
         }
-        Protocol::Detect => match tokio::time::timeout(SILENCE, first_bytes(&stream, &mut early)).await {
+        Protocol::Detect => match tokio::time::timeout(SILENCE, tcp::first_bytes(&stream, &mut early)).await {
             Ok(sniffed) => match sniffed? {
                 Sniff::Http1 | Sniff::Http2 | Sniff::NeedMore => {
                     http(local, place, stream, early, peer, Wait::Until(DETECT_MAX)).await
@@ -107,8 +106,8 @@ async fn http(
     wait: Wait,
 ) -> Result<(), Error> {
     let sniffed = match wait {
-        Wait::ForEver => first_bytes(&stream, &mut early).await?,
-        Wait::Until(most) => match tokio::time::timeout(most, first_bytes(&stream, &mut early)).await {
+        Wait::ForEver => tcp::first_bytes(&stream, &mut early).await?,
+        Wait::Until(most) => match tokio::time::timeout(most, tcp::first_bytes(&stream, &mut early)).await {
             Ok(sniffed) => sniffed?,
             Err(_) => {
                 let detail = format!("no protocol was recognised in {most:?}");
@@ -136,24 +135,6 @@ async fn http(
         Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
             let detail = "neither HTTP/1 nor HTTP/2 on a port for HTTP".to_owned();
             Err(Error::Because { reason: Reason::OpaqueDenied, detail })
-        }
-    }
-}
-
-/// Reads until the protocol shows. An end before that is an end.
-pub(crate) async fn first_bytes(stream: &TcpStream, early: &mut BytesMut) -> Result<Sniff, Error> {
-    loop {
-        let sniffed = sniff::sniff(early);
-        if sniffed != Sniff::NeedMore {
-            return Ok(sniffed);
-        }
-        stream.readable().await.map_err(|_| Error::ClientGone)?;
-        match stream.try_read_buf(early) {
-            Ok(0) if early.is_empty() => return Err(Error::ClientGone),
-            Ok(0) => return Ok(Sniff::Opaque),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Error::ClientGone),
         }
     }
 }

@@ -290,6 +290,4 @@ fn fails(on: RetryOn, reason: Reason) -> bool {
 }
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;

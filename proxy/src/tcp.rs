@@ -19,13 +19,17 @@ use bytes::BytesMut;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::error::Reason;
 use crate::http::ResponseLog;
 use crate::http::h1::Served;
 use crate::net;
 use crate::net::Io;
+use crate::sniff;
+use crate::sniff::Sniff;
 
 /// What went through a tunnel, and how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,3 +255,21 @@ const SPARES: usize = 16;
 const ROUNDS: usize = 8;
 /// tokio's own idea of "no deadline": about thirty years.
 const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
+
+/// Reads until the protocol shows. An end before that is an end.
+pub async fn first_bytes(stream: &TcpStream, early: &mut BytesMut) -> Result<Sniff, Error> {
+    loop {
+        let sniffed = sniff::sniff(early);
+        if sniffed != Sniff::NeedMore {
+            return Ok(sniffed);
+        }
+        stream.readable().await.map_err(|_| Error::ClientGone)?;
+        match stream.try_read_buf(early) {
+            Ok(0) if early.is_empty() => return Err(Error::ClientGone),
+            Ok(0) => return Ok(Sniff::Opaque),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Error::ClientGone),
+        }
+    }
+}

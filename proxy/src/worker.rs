@@ -6,6 +6,7 @@ mod tests;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,7 +18,26 @@ use leno_proto::policy::ServicePort;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
-use crate::listener::Accepted;
+/// What a listener stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Front {
+    /// The redirect sends the application's connections here; each knows where it meant to go.
+    Outbound,
+    /// The application connects here for one service's port, without any redirect.
+    OutboundTo(ServicePort),
+    /// The redirect sends connections for the application here; each knows which port it meant.
+    Inbound,
+    /// Peers connect here for one port of the application, without any redirect.
+    InboundTo(SocketAddr),
+}
+
+/// A new connection on its way to its worker.
+pub struct Accepted {
+    pub stream: std::net::TcpStream,
+    pub peer: SocketAddr,
+    pub front: Arc<Front>,
+    pub seat: Seat,
+}
 
 /// All workers, as everyone may see them.
 pub struct Crew {

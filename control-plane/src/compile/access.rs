@@ -1,7 +1,6 @@
 //! Who may call a port: AccessPolicies add up (CONTRACTS section 4). It never merges two policies and never lets a broken one open
 //! anything: what an Allow cannot express grants nothing, what a Deny cannot express denies all that is left of it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -23,6 +22,8 @@ use crate::object::ours::AccessPolicy;
 use crate::object::ours::AccessSource;
 use crate::object::ours::Action;
 use crate::object::ours::Profile;
+use crate::object::ours::cidr;
+use crate::object::ours::spiffe_match;
 
 /// `port` 0: ports that nobody declared.
 pub(super) fn of_port(lens: &Lens<'_>, pod: &Pod, port: u16) -> Access {
@@ -102,21 +103,4 @@ fn source(lens: &Lens<'_>, namespace: &str, from: &AccessSource, deny: bool) -> 
     }
     let namespaces = from.namespaces.iter().map(|n| Arc::from(n.as_str())).collect();
     Some(Source { spiffe, namespaces, cidrs: read.into_iter().flatten().collect() })
-}
-
-/// An id, or a prefix that ends in `/*`.
-pub(crate) fn spiffe_match(text: &str) -> Option<SpiffeMatch> {
-    match text.strip_suffix("/*") {
-        // Whatever stands before the star must begin an id: at least a trust domain.
-        Some(prefix) => {
-            let probe: Result<SpiffeId, _> = format!("{prefix}/x").parse();
-            probe.ok().map(|_| SpiffeMatch::Prefix(text.into()))
-        }
-        None => text.parse().ok().map(SpiffeMatch::Exact),
-    }
-}
-
-/// A network, or one address.
-pub(crate) fn cidr(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

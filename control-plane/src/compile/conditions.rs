@@ -7,7 +7,6 @@ use leno_proto::fields;
 use serde::Serialize;
 
 use crate::compile::Lens;
-use crate::compile::ROOT_NAMESPACE;
 use crate::compile::filter;
 use crate::compile::outbound;
 use crate::compile::policy;
@@ -23,6 +22,7 @@ use crate::object::check;
 use crate::object::gateway::BackendRef;
 use crate::object::gateway::RouteFilter;
 use crate::object::ours::InboundPolicy;
+use crate::object::ours::ROOT_NAMESPACE;
 use crate::object::ours::Target;
 use crate::object::ours::TargetRef;
 use crate::object::ours::TrafficPolicy;

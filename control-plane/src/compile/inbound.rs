@@ -103,7 +103,7 @@ fn service_ports(lens: &Lens<'_>, pod: &Pod) -> Vec<(u16, Protocol)> {
 /// InboundPolicies and AccessPolicies that may bear on a Pod: its namespace's and, where they ask for it, the root namespace's.
 pub(super) fn namespaces(pod: &Pod) -> Vec<Arc<str>> {
     let own: Arc<str> = pod.metadata.namespace.as_str().into();
-    let root: Arc<str> = super::ROOT_NAMESPACE.into();
+    let root: Arc<str> = crate::object::ours::ROOT_NAMESPACE.into();
     if own == root { vec![own] } else { vec![root, own] }
 }
 

@@ -11,7 +11,6 @@ use leno_proto::policy::Share;
 use leno_proto::policy::Tracing;
 
 use crate::compile::Lens;
-use crate::compile::ROOT_NAMESPACE;
 use crate::compile::outbound;
 use crate::index::Topic;
 use crate::object::Kind;
@@ -20,6 +19,7 @@ use crate::object::duration;
 use crate::object::ours;
 use crate::object::ours::EgressHost;
 use crate::object::ours::Profile;
+use crate::object::ours::ROOT_NAMESPACE;
 use crate::object::ours::Visibility;
 
 /// Kubernetes' usual name.

@@ -14,7 +14,6 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::compile::Lens;
-use crate::compile::ROOT_NAMESPACE;
 use crate::compile::inbound;
 use crate::compile::route::Site;
 use crate::index::Topic;
@@ -30,6 +29,7 @@ use crate::object::kube::ServicePortSpec;
 use crate::object::ours::EgressHost;
 use crate::object::ours::InboundPolicy;
 use crate::object::ours::Profile;
+use crate::object::ours::ROOT_NAMESPACE;
 use crate::object::ours::Strategy;
 use crate::object::ours::Target;
 use crate::object::ours::TrafficPolicy;

@@ -24,9 +24,9 @@ use super::ours::Strategy;
 use super::ours::TrafficPolicy;
 use super::ours::Visibility;
 use super::ours::Workloads;
-use crate::compile::ROOT_NAMESPACE;
-use crate::compile::cidr;
-use crate::compile::spiffe_match;
+use crate::object::ours::ROOT_NAMESPACE;
+use crate::object::ours::cidr;
+use crate::object::ours::spiffe_match;
 
 /// The Gateway API's bound on rules; the same for AccessPolicies.
 const RULES_MAX: usize = 64;

@@ -2,9 +2,12 @@
 //! What the fields of a policy's body mean, and their bounds, is `leno_proto::fields`; here is where they attach and to whom.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 pub use leno_proto::fields::Profile;
+use leno_proto::identity::SpiffeId;
+use leno_proto::policy::SpiffeMatch;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
@@ -194,7 +197,7 @@ pub struct EgressHostSpec {
     pub hostnames: Vec<String>,
     pub ports: Vec<EgressPort>,
     #[serde(default, deserialize_with = "or_default")]
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     #[serde(default)]
     pub visibility: Visibility,
 }
@@ -382,4 +385,24 @@ impl<'de> Deserialize<'de> for InboundPolicySpec {
 fn part<T: for<'a> Deserialize<'a> + Default, E: serde::de::Error>(name: &str, value: Value) -> Result<T, E> {
     let read: Result<Option<T>, serde_json::Error> = serde_json::from_value(value);
     Ok(read.map_err(|error| E::custom(format_args!("spec.{name}: {error}")))?.unwrap_or_default())
+}
+
+/// The namespace of the control plane, whose objects may speak for the whole mesh.
+pub const ROOT_NAMESPACE: &str = "leno-system";
+
+/// An id, or a prefix that ends in `/*`.
+pub(crate) fn spiffe_match(text: &str) -> Option<SpiffeMatch> {
+    match text.strip_suffix("/*") {
+        // Whatever stands before the star must begin an id: at least a trust domain.
+        Some(prefix) => {
+            let probe: Result<SpiffeId, _> = format!("{prefix}/x").parse();
+            probe.ok().map(|_| SpiffeMatch::Prefix(text.into()))
+        }
+        None => text.parse().ok().map(SpiffeMatch::Exact),
+    }
+}
+
+/// A network, or one address.
+pub(crate) fn cidr(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

@@ -2,9 +2,9 @@ use std::collections::HashSet;
 
 use leno_proto::request::Headers;
 
-use crate::error::Caller;
+use crate::answer::Caller;
+use crate::answer::answer;
 use crate::error::Reason;
-use crate::error::answer;
 use crate::http::head::RequestHead;
 use crate::http::head::Version;
 

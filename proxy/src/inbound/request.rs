@@ -9,11 +9,11 @@ use leno_proto::authorize::Peer;
 use leno_proto::authorize::Permit;
 use leno_proto::policy::Protocol;
 
+use crate::answer;
+use crate::answer::Caller as Speaks;
 use crate::edge;
 use crate::edge::Hop;
 use crate::ending::Ending;
-use crate::error;
-use crate::error::Caller as Speaks;
 use crate::error::Error;
 use crate::error::Reason;
 use crate::http::Interim;
@@ -64,7 +64,7 @@ impl Service for Requests {
             }
             Err(error) => {
                 ending.failed(error.reason(), error.to_string());
-                let head = error::answer(error.reason(), speaks, None);
+                let head = answer::answer(error.reason(), speaks, None);
                 ending.status = head.status;
                 Response { head, body: Body::Empty, tunnel: None, log: ending }
             }
@@ -76,7 +76,7 @@ impl Service for Requests {
         ending.protocol = "http/1.1";
         ending.service = self.caller.app.port().to_string().into();
         ending.failed(reason, "the request could not be read".to_owned());
-        let head = error::answer(reason, Speaks::Http, None);
+        let head = answer::answer(reason, Speaks::Http, None);
         ending.status = head.status;
         drop(ending);
         head

@@ -21,12 +21,12 @@ use crate::local::Local;
 use crate::metrics::Direction;
 use crate::metrics::Tls;
 use crate::net::Io;
-use crate::outbound::first_bytes;
 use crate::pool::Opened;
 use crate::pool::Wire;
 use crate::sniff::Sniff;
 use crate::tcp;
 use crate::tcp::Side;
+use crate::tcp::first_bytes;
 
 pub(super) async fn run(
     local: &Rc<Local>,

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use leno_proto::policy::Retries;
 use leno_proto::request::Headers;
 
-use crate::error;
+use crate::answer;
 use crate::error::Error;
 use crate::error::Reason;
 use crate::http::body::Body;
@@ -125,7 +125,7 @@ fn ended(headers: &Headers, status: u16) -> Ended {
         status,
         // Trailers-only answers; what comes after data cannot be taken back.
         grpc_status: headers.get("grpc-status").and_then(number),
-        reason: headers.get(error::REASON_HEADER).and_then(Reason::parse),
+        reason: headers.get(answer::REASON_HEADER).and_then(Reason::parse),
         wish: Wish::parse(headers.get("retry-after"), headers.get("grpc-retry-pushback-ms")),
     }
 }

@@ -17,11 +17,11 @@ use leno_proto::policy::Workload;
 use tokio::net::TcpStream;
 
 use crate::error::Error;
-use crate::listener::Front;
 use crate::local::Local;
 use crate::net;
 use crate::state::Service;
 use crate::upstream::Target;
+use crate::worker::Front;
 
 #[derive(Clone)]
 pub(super) enum Place {

@@ -10,15 +10,15 @@ use std::time::Instant;
 use leno_proto::policy::Mode;
 use leno_proto::policy::OnOpen;
 
+use crate::answer;
+use crate::answer::Caller;
 use crate::breaker;
 use crate::breaker::Admission;
 use crate::breaker::Outcome;
 use crate::edge;
 use crate::edge::Hop;
 use crate::ending::Ending;
-use crate::error;
 use crate::error::Again;
-use crate::error::Caller;
 use crate::error::Error;
 use crate::error::Reason;
 use crate::http::Interim;
@@ -87,7 +87,7 @@ impl Service for Requests {
             Err(refusal) => {
                 let reason = refusal.error.reason();
                 ending.failed(reason, refusal.error.to_string());
-                let mut head = error::answer(reason, caller, refusal.retry_after);
+                let mut head = answer::answer(reason, caller, refusal.retry_after);
                 if let (Some(status), Caller::Http) = (refusal.status, caller) {
                     head.status = status;
                 }
@@ -102,7 +102,7 @@ impl Service for Requests {
         ending.protocol = "http/1.1";
         ending.service = self.place.label();
         ending.failed(reason, "the request could not be read".to_owned());
-        let head = error::answer(reason, Caller::Http, None);
+        let head = answer::answer(reason, Caller::Http, None);
         ending.status = head.status;
         drop(ending);
         head
@@ -419,7 +419,7 @@ impl h1::Home for NoHome {
 }
 
 fn outcome_of(head: &ResponseHead) -> Outcome {
-    let reason = head.headers.get(error::REASON_HEADER).and_then(Reason::parse);
+    let reason = head.headers.get(answer::REASON_HEADER).and_then(Reason::parse);
     match (head.status, reason) {
         // The other sidecar speaks for its application.
         (_, Some(reason)) => outcome_of_reason(reason),

@@ -21,13 +21,13 @@ use crate::metrics::Direction;
 use crate::metrics::Tls;
 use crate::net;
 use crate::net::Io;
-use crate::outbound::first_bytes;
 use crate::outbound::pick;
 use crate::outbound::pick::Need;
 use crate::outbound::place::Place;
 use crate::sniff::Sniff;
 use crate::tcp;
 use crate::tcp::Side;
+use crate::tcp::first_bytes;
 
 /// The other half of a tunnel, connected.
 pub(super) struct Upstream {

@@ -1,4 +1,6 @@
 use leno_proto::policy;
+mod simulation;
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

@@ -25,7 +25,6 @@ use crate::app;
 use crate::app::Door;
 use crate::drain;
 use crate::http::h2::Ledger;
-use crate::listener::Front;
 use crate::local::Shared;
 use crate::metrics::Metrics;
 use crate::net;
@@ -35,6 +34,7 @@ use crate::state::State;
 use crate::trace::export;
 use crate::upstream::fixtures::traffic;
 use crate::worker;
+use crate::worker::Front;
 use ca::Ca;
 use ca::Leaf;
 
