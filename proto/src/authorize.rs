@@ -26,10 +26,15 @@ pub struct Peer<'a> {
 // `non_exhaustive` would still let this crate make one elsewhere.
 #[allow(clippy::manual_non_exhaustive)]
 pub struct Permit {
+    // Private, so that nothing else can make one.
+    audited: usize,
+}
+
+impl Permit {
     /// How many Audit rules matched: counted, and nothing else.
-    pub audited: usize,
-    // Keeps others from making one.
-    _private: (),
+    pub fn audited(&self) -> usize {
+        self.audited
+    }
 }
 
 /// Policy refuses.
@@ -58,7 +63,7 @@ pub fn authorize(access: &Access, peer: &Peer<'_>, request: Option<&RequestView<
         return Err(Denied { origin: None });
     }
     let audited = access.audit.iter().filter(|rule| matches(rule, peer, request)).count();
-    Ok(Permit { audited, _private: () })
+    Ok(Permit { audited })
 }
 
 /// Whether any rule of the port is about requests: such a port never falls back to opaque.

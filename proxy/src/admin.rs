@@ -34,10 +34,13 @@ pub struct Views {
     /// What the proxy still waits for, a line each; empty: ready.
     pub waits_for: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Named dumps for `leno-proxy show NAME`, such as `config` or `pools`. They never hold key material.
-    pub shows: Vec<(&'static str, Box<dyn Fn() -> serde_json::Value + Send + Sync>)>,
+    pub shows: Vec<(&'static str, Show)>,
     /// Begins the drain; again: nothing.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
+
+/// Makes one dump.
+pub type Show = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Connections served at once on each of the two; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;

@@ -24,9 +24,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// The `Gate` under loom: every interleaving of two workers.
 fn model_check() -> anyhow::Result<()> {
-    let mut loom = shell::cargo(&["test", "-p", "leno-proxy", "--lib", "--target-dir", "target/loom", "loom_"]);
-    loom.env("RUSTFLAGS", "--cfg loom").env("LOOM_MAX_PREEMPTIONS", "3");
-    shell::run(&mut loom)
+    let arguments = ["test", "-p", "leno-proxy", "--features", "loom", "--lib", "gate::model"];
+    shell::run(&mut shell::cargo(&arguments))
 }
 
 /// Real processes with clients and servers that are not ours, over real sockets.

@@ -29,7 +29,7 @@ fn check(access: &Access, who: &str, what: &str) -> Result<usize, Option<String>
         query: None,
         headers: &headers,
     });
-    authorize(access, &peer, view.as_ref()).map(|p| p.audited).map_err(|d| d.origin.map(|o| o.to_string()))
+    authorize(access, &peer, view.as_ref()).map(|p| p.audited()).map_err(|d| d.origin.map(|o| o.to_string()))
 }
 
 const WEB: &str = "spiffe://d/ns/shop/sa/web";
