@@ -25,7 +25,8 @@ impl Scrape {
 
     /// Sum over all series of `name` whose labels contain every one of `with` (such as `direction="outbound"`).
     pub fn sum(&self, name: &str, with: &[&str]) -> f64 {
-        self.matching(name, with).map(|s| s.value).sum()
+        // Not `sum`: of nothing that is -0.0, which prints so.
+        self.matching(name, with).fold(0.0, |sum, sample| sum + sample.value)
     }
 
     pub fn matching<'a>(&'a self, name: &'a str, with: &'a [&'a str]) -> impl Iterator<Item = &'a Sample> {
