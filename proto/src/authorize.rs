@@ -23,8 +23,6 @@ pub struct Peer<'a> {
 
 /// Proof that policy allowed this. Made by `authorize` alone.
 #[derive(Debug)]
-// `non_exhaustive` would still let this crate make one elsewhere.
-#[allow(clippy::manual_non_exhaustive)]
 pub struct Permit {
     // Private, so that nothing else can make one.
     audited: usize,

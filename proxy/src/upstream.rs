@@ -109,10 +109,6 @@ pub struct EndpointShared {
     idle_limit: AtomicU64,
     /// When it first appeared, for slow start.
     pub since: Instant,
-    /// Handshakes under way: the first failing should not be followed by a crowd.
-    pub connecting: AtomicU32,
-    /// Handshakes that failed since one succeeded.
-    pub connect_failures: AtomicU64,
 }
 
 /// What makes an endpoint the same one: everything that matters to security, and where it is.
@@ -143,8 +139,6 @@ impl EndpointShared {
             ejection: Arc::new(Ejection::new(quorum.clone(), now)),
             idle_limit: AtomicU64::new(u64::MAX),
             since: now,
-            connecting: AtomicU32::new(0),
-            connect_failures: AtomicU64::new(0),
         }
     }
 
