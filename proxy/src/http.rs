@@ -2,6 +2,7 @@
 //! request or response type, so that HTTP/1 and HTTP/2 look alike to whoever forwards them.
 
 pub mod body;
+pub mod copy;
 pub mod h1;
 pub mod h2;
 pub mod head;

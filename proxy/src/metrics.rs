@@ -183,6 +183,28 @@ impl Retry {
     }
 }
 
+/// What became of the copy of a request that a rule wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirror {
+    /// It was answered, however.
+    Sent,
+    Failed,
+    /// Its backend has no room, or the request switches protocols.
+    Dropped,
+}
+
+impl Mirror {
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::Dropped];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 const REASONS: usize = Reason::ALL.len();
 
 /// What one worker counts for one service and route in one direction. Resolved once per snapshot, never per request.
@@ -245,6 +267,7 @@ pub struct Pool {
     pub closed_age_millis: [Counter; Close::ALL.len()],
     pub retries: [Counter; Retry::ALL.len()],
     pub ejections: Counter,
+    pub mirrors: [Counter; Mirror::ALL.len()],
 }
 
 impl Pool {

@@ -2,6 +2,7 @@
 //! plaintext where policy says mTLS, nor dial an address that leads back here.
 
 mod again;
+mod mirror;
 mod pick;
 mod place;
 mod request;

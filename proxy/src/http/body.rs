@@ -9,6 +9,8 @@ use bytes::Bytes;
 use leno_proto::request::Headers;
 
 use crate::error::Reason;
+use crate::http::copy::Copy;
+use crate::http::copy::Original;
 
 /// A message body, pulled frame by frame. Dropping it before its end cancels what feeds it: an HTTP/1 connection is closed,
 /// an HTTP/2 stream is reset.
@@ -23,6 +25,9 @@ pub enum Body<'c> {
     H2(crate::http::h2::Incoming<'c>),
     /// Sent before, in vain: what was taken from it, then the rest.
     Again(Box<Again<'c>>),
+    /// Forwarded while copies are made of it.
+    Original(Box<Original<'c>>),
+    Copy(Copy),
 }
 
 impl Body<'_> {
@@ -38,6 +43,8 @@ impl Body<'_> {
             Self::H1Response(body) => body.poll_data(cx),
             Self::H2(body) => body.poll_data(cx),
             Self::Again(body) => body.poll_data(cx),
+            Self::Original(body) => body.poll_data(cx),
+            Self::Copy(body) => body.poll_data(cx),
         }
     }
 
@@ -53,6 +60,8 @@ impl Body<'_> {
             Self::H1Response(body) => body.trailers(),
             Self::H2(body) => body.trailers(),
             Self::Again(body) => body.rest.trailers(),
+            Self::Original(body) => body.trailers(),
+            Self::Copy(body) => body.trailers(),
         }
     }
 
@@ -60,10 +69,11 @@ impl Body<'_> {
     /// over (the request's rest of an answer, the small frames of an HTTP/2 stream). Wakes as `poll_data` does.
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) {
         match self {
-            Self::Empty | Self::Full(_) | Self::H1Request(_) => {}
+            Self::Empty | Self::Full(_) | Self::H1Request(_) | Self::Copy(_) => {}
             Self::H1Response(body) => body.poll_idle(cx),
             Self::H2(body) => body.poll_idle(cx),
             Self::Again(body) => body.rest.poll_idle(cx),
+            Self::Original(body) => body.poll_idle(cx),
         }
     }
 
@@ -78,6 +88,8 @@ impl Body<'_> {
             Self::Again(body) => {
                 body.rest.length().map(|rest| rest + body.first.iter().map(|b| b.len() as u64).sum::<u64>())
             }
+            Self::Original(body) => body.length(),
+            Self::Copy(body) => body.length(),
         }
     }
 }

@@ -32,6 +32,11 @@ impl RequestHead {
         };
         RequestView { method: &self.method, authority: &self.authority, path, query, headers: &self.headers }
     }
+
+    /// Whether HTTP/1 may end here: an upgrade, or a tunnel.
+    pub fn switches_protocols(&self) -> bool {
+        self.version != Version::Http2 && (self.headers.contains("upgrade") || self.method == "CONNECT")
+    }
 }
 
 #[derive(Debug, Clone)]

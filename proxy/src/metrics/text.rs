@@ -9,6 +9,7 @@ use crate::metrics::Close;
 use crate::metrics::Counter;
 use crate::metrics::Direction;
 use crate::metrics::Histogram;
+use crate::metrics::Mirror;
 use crate::metrics::Pool;
 use crate::metrics::Proxy;
 use crate::metrics::Requests;
@@ -219,6 +220,10 @@ pub(super) fn pools(text: &mut Text, rows: &[(Arc<str>, Vec<Arc<Pool>>)]) {
     counted(text, rows, "leno_ejections_total", "Endpoints left out after failures.", &[""], |p, _| {
         p.ejections.value()
     });
+    let mirrors = Mirror::ALL.map(|m| format!("outcome=\"{}\"", m.as_str()));
+    let mirrors: Vec<&str> = mirrors.iter().map(String::as_str).collect();
+    let help = "Copies of requests for backends that watch, by what became of them.";
+    counted(text, rows, "leno_mirrored_requests_total", help, &mirrors, |p, n| p.mirrors[n].value());
     let name = "leno_pool_acquire_seconds";
     text.family(name, "histogram", "Time that requests waited for a connection.");
     for (service, workers) in rows {

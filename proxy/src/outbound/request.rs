@@ -39,6 +39,7 @@ use crate::metrics::Tls;
 use crate::outbound::again;
 use crate::outbound::again::Course;
 use crate::outbound::again::Replay;
+use crate::outbound::mirror;
 use crate::outbound::pick;
 use crate::outbound::pick::Choice;
 use crate::outbound::pick::Need;
@@ -53,6 +54,7 @@ use crate::trace::Span;
 use crate::upstream::Member;
 
 /// The requests of one connection.
+#[derive(Clone)]
 pub(super) struct Requests {
     pub(super) local: Rc<Local>,
     pub(super) place: Place,
@@ -117,7 +119,7 @@ impl Requests {
         self.begin_span(&mut head, ending);
         let place = self.place.renewed(local);
         ending.service = place.label();
-        let chosen = match route::decide(local, &place, &mut head, self.peer.ip())? {
+        let mut chosen = match route::decide(local, &place, &mut head, self.peer.ip())? {
             Decision::Send(chosen) => chosen,
             Decision::Redirect(head) => return Ok(Answered { head, body: Body::Empty, tunnel: None }),
             Decision::NoMatch => {
@@ -129,6 +131,7 @@ impl Requests {
         ending.route = Arc::clone(&chosen.route);
         ending.count();
         let admission = self.admit(&chosen, ending).await?;
+        let body = mirror::send(self, &mut chosen, &head, body);
         let started = Instant::now();
         let attempts = self.attempts(&chosen, &mut head, body, interim, ending);
         let outcome = match chosen.policy.timeouts.request {
@@ -225,10 +228,7 @@ impl Requests {
             let spent = ending.started().elapsed();
             let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
             let hop = Hop { version: head.version, attempt: ending.tries, deadline: left };
-            let outcome = match self.ourselves(choice.member()) {
-                Some(requests) => Box::pin(self.to_ourselves(&requests, hop, head, body, interim)).await,
-                None => self.attempt(chosen, &choice, hop, head, body, interim).await,
-            };
+            let outcome = self.try_at(chosen, &choice, hop, head, body, interim).await;
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
                 Err(failed) => outcome_of_reason(failed.reason),
@@ -254,6 +254,22 @@ impl Requests {
                     self.local.timers.sleep(wait).await;
                 }
             }
+        }
+    }
+
+    /// One attempt on the endpoint that was picked, wherever it is.
+    pub(super) async fn try_at<'c>(
+        &'c self,
+        chosen: &Chosen,
+        choice: &Choice,
+        hop: Hop,
+        head: &mut RequestHead,
+        body: Body<'c>,
+        interim: &'c Interim,
+    ) -> Result<Answered<'c>, Failed<'c>> {
+        match self.ourselves(choice.member()) {
+            Some(requests) => Box::pin(self.to_ourselves(&requests, hop, head, body, interim)).await,
+            None => self.attempt(chosen, choice, hop, head, body, interim).await,
         }
     }
 
@@ -298,8 +314,7 @@ impl Requests {
         body: Body<'c>,
         interim: &Interim,
     ) -> Result<Answered<'c>, Failed<'c>> {
-        let upgrade = head.version != Version::Http2 && (head.headers.contains("upgrade") || head.method == "CONNECT");
-        let need = if upgrade { Need::Upgrade } else { Need::Requests(chosen.protocol) };
+        let need = if head.switches_protocols() { Need::Upgrade } else { Need::Requests(chosen.protocol) };
         let way = pick::way(&self.local, &chosen.target, choice.member(), need);
         head.headers.remove(edge::HOP_HEADER);
         if way.key.identity.is_some() {
@@ -397,7 +412,7 @@ impl<'c> Failed<'c> {
         }
     }
 
-    fn into_error(self, address: SocketAddr) -> Error {
+    pub(super) fn into_error(self, address: SocketAddr) -> Error {
         Error::Because { reason: self.reason, detail: format!("{address}: {}", self.detail) }
     }
 }
@@ -418,7 +433,7 @@ impl h1::Home for NoHome {
     }
 }
 
-fn outcome_of(head: &ResponseHead) -> Outcome {
+pub(super) fn outcome_of(head: &ResponseHead) -> Outcome {
     let reason = head.headers.get(answer::REASON_HEADER).and_then(Reason::parse);
     match (head.status, reason) {
         // The other sidecar speaks for its application.
@@ -432,7 +447,7 @@ fn outcome_of_error(error: &Error) -> Outcome {
     outcome_of_reason(error.reason())
 }
 
-fn outcome_of_reason(reason: Reason) -> Outcome {
+pub(super) fn outcome_of_reason(reason: Reason) -> Outcome {
     match reason {
         Reason::ConnectTimeout
         | Reason::ConnectRefused

@@ -39,6 +39,8 @@ pub(super) struct Chosen {
     pub(super) route: Arc<str>,
     pub(super) hash: Option<u64>,
     pub(super) answer_edits: Vec<HeaderEdit>,
+    /// Who else gets a copy of the request.
+    pub(super) mirrors: Vec<Chosen>,
 }
 
 pub(super) enum Decision {
@@ -79,6 +81,7 @@ fn plain(target: &Arc<Target>, policy: &Arc<Traffic>, protocol: Protocol) -> Cho
         route: "".into(),
         hash: None,
         answer_edits: Vec::new(),
+        mirrors: Vec::new(),
     }
 }
 
@@ -105,12 +108,25 @@ fn by_route(local: &Rc<Local>, port: &Port, head: &mut RequestHead) -> Result<De
         return Ok(Decision::Redirect(answer));
     }
     let target = port.target(backend).ok_or_else(|| Error::Unresolved(Arc::clone(origin)))?;
+    let filters = filters.iter().chain(&backend.filters);
+    let mirrors = filters.filter_map(|filter| mirror(local, port, filter)).collect();
     Ok(Decision::Send(Chosen {
         route: Arc::clone(origin),
         answer_edits,
+        mirrors,
         ..plain(target, &selected.rule.policy, backend.protocol)
     }))
 }
+
+/// Who gets a copy by this filter. A backend that does not resolve gets none: GEP-3171 fails nothing for a copy's sake.
+fn mirror(local: &Local, port: &Port, filter: &Filter) -> Option<Chosen> {
+    let Filter::Mirror { backend, parts_per_million } = filter else { return None };
+    let drawn = local.dice.borrow_mut().random_range(0..MILLION) < *parts_per_million;
+    let target = port.target(backend).filter(|_| drawn && backend.resolved)?;
+    Some(plain(target, &backend.policy, backend.protocol))
+}
+
+const MILLION: u32 = 1_000_000;
 
 fn apply(
     filters: &[Filter],
@@ -124,7 +140,7 @@ fn apply(
             Filter::ResponseHeaders(headers) => answer_edits.push(headers.clone()),
             Filter::Rewrite { hostname, path } => edit::rewrite(head, hostname.as_deref(), path.as_ref(), matched),
             Filter::Redirect(redirect) => return Some(edit::redirect(head, redirect, matched)),
-            // Copies are not sent yet; the control plane reports the filter as unsupported.
+            // It needs the head as all the others leave it.
             Filter::Mirror { .. } => {}
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Mesh {
     pub(super) protocol: Protocol,
     /// Endpoints of every service that nobody answers at.
     pub(super) ghosts: Vec<SocketAddr>,
+    /// Requests to `orders` are copied to `audit`.
+    pub(super) mirrored: bool,
 }
 
 /// A workload: its application's socket, its sidecar, and the door for calls to each other service.
@@ -80,16 +82,17 @@ impl Mesh {
             access: Access::default(),
             protocol: Protocol::Http1,
             ghosts: Vec::new(),
+            mirrored: false,
         }
     }
 
-    /// Two services, `web` and `orders`, each calling the other, on one thread; then the story.
+    /// Three services, `web`, `orders` and `audit`, each calling the others, on one thread; then the story.
     pub(super) fn run<F: Future<Output = ()>>(self, story: impl FnOnce(Rc<Self>) -> F) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let mesh = Rc::new(self);
-            mesh.start(&["web", "orders"]).await;
+            mesh.start(&["web", "orders", "audit"]).await;
             tokio::time::timeout(Duration::from_secs(20), story(mesh)).await.expect("the story hangs");
         });
     }
@@ -166,11 +169,12 @@ impl Mesh {
                 policy: policy.clone(),
                 resolved: true,
             };
+            let routes = if self.mirrored && other == "orders" { vec![self.mirror(&backend)] } else { Vec::new() };
             let port = OutboundPort {
                 port: 80,
                 name: "http".into(),
                 protocol: self.protocol,
-                routes: Vec::new(),
+                routes,
                 backend,
                 policy: policy.clone(),
                 client_ip_affinity: None,
@@ -221,6 +225,22 @@ impl Mesh {
         };
         put(Key::Inbound(name.into()), Resource::Inbound(inbound));
         changes
+    }
+
+    fn mirror(&self, backend: &Backend) -> Route {
+        let audit = Backend { target: port_of("audit"), ..backend.clone() };
+        Route {
+            kind: RouteKind::Http,
+            origin: "HTTPRoute/shop/mirrored".into(),
+            hostnames: Vec::new(),
+            rules: vec![Rule {
+                name: "".into(),
+                matches: Vec::new(),
+                filters: vec![Filter::Mirror { backend: audit, parts_per_million: 1_000_000 }],
+                backends: vec![backend.clone()],
+                policy: backend.policy.clone(),
+            }],
+        }
     }
 
     pub(super) fn application(&self, name: &str) -> Rc<Pod> {
