@@ -5,6 +5,7 @@ pub mod app;
 pub mod ca;
 pub mod compile;
 pub mod config;
+pub mod crd;
 pub mod error;
 pub mod folder;
 pub mod index;

@@ -170,6 +170,30 @@ impl Kind {
 }
 
 impl Object {
+    /// An object as the API server sends it.
+    ///
+    /// # Errors
+    /// Where and why it does not decode.
+    pub fn decode(kind: Kind, value: serde_json::Value) -> Result<Object, serde_json::Error> {
+        use serde_json::from_value;
+        Ok(match kind {
+            Kind::Namespace => Object::Namespace(from_value(value)?),
+            Kind::ServiceAccount => Object::ServiceAccount(from_value(value)?),
+            Kind::Pod => Object::Pod(from_value(value)?),
+            Kind::Service => Object::Service(from_value(value)?),
+            Kind::EndpointSlice => Object::EndpointSlice(from_value(value)?),
+            Kind::HttpRoute => Object::HttpRoute(from_value(value)?),
+            Kind::GrpcRoute => Object::GrpcRoute(from_value(value)?),
+            Kind::TcpRoute => Object::TcpRoute(from_value(value)?),
+            Kind::ReferenceGrant => Object::ReferenceGrant(from_value(value)?),
+            Kind::TrafficPolicy => Object::TrafficPolicy(from_value(value)?),
+            Kind::InboundPolicy => Object::InboundPolicy(from_value(value)?),
+            Kind::AccessPolicy => Object::AccessPolicy(from_value(value)?),
+            Kind::EgressHost => Object::EgressHost(from_value(value)?),
+            Kind::Mesh => Object::Mesh(from_value(value)?),
+        })
+    }
+
     pub fn meta(&self) -> &Meta {
         match self {
             Object::Namespace(o) => &o.metadata,

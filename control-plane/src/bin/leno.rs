@@ -44,6 +44,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the definitions of Leno's kinds, for `kubectl apply -f -`; the chart brings them too.
+    Crds,
     /// For a mesh on a folder of manifests.
     #[command(subcommand)]
     Dev(Dev),
@@ -99,6 +101,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Status { admin, json } => status(&admin, json),
+        Command::Crds => {
+            for crd in leno_control_plane::crd::all() {
+                print!("---\n{}", crd.yaml());
+            }
+            Ok(())
+        }
         Command::Dev(Dev::Token { state, namespace, service_account, pod, pod_uid, ttl, output }) => {
             let key = FolderKey::open(&Folder::open(&state)?)?;
             let subject = Subject { namespace, service_account, pod_name: pod, pod_uid };
