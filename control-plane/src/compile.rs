@@ -73,7 +73,7 @@ pub fn compile(world: &World, key: &Key) -> Compiled {
         Key::Destination(address) => Some(Resource::Destination(destination::destination(&lens, *address))),
         Key::Outbound { service, view } => {
             let view = (**view != *DEFAULT_VIEW).then_some(&**view);
-            outbound::outbound(&lens, service, view).map(Resource::Outbound)
+            Some(Resource::Outbound(outbound::outbound(&lens, service, view)))
         }
         Key::Endpoints { target, bucket } => endpoints::bucket(&lens, target, *bucket).map(Resource::Endpoints),
         Key::Inbound(uid) => inbound::inbound(&lens, uid).map(Resource::Inbound),

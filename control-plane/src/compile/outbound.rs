@@ -27,12 +27,15 @@ use crate::object::kube::ServicePortSpec;
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT: Duration = Duration::from_secs(10_800);
 
-/// `view`: the namespace whose consumer objects apply; `None` for clients that have none.
-pub(super) fn outbound(lens: &Lens<'_>, name: &ServiceName, view: Option<&str>) -> Option<Outbound> {
+/// `view`: the namespace whose consumer objects apply; `None` for clients that have none. A Service that does not exist has no
+/// ports: whoever asks for it by name is told so at once, and hears of it when it is there.
+pub(super) fn outbound(lens: &Lens<'_>, name: &ServiceName, view: Option<&str>) -> Outbound {
     let key = Name { namespace: Arc::clone(&name.namespace), name: Arc::clone(&name.name) };
-    let service = lens.service(&key)?;
-    let ports = service.tcp_ports().map(|port| outbound_port(lens, service, port, view)).collect();
-    Some(Outbound { service: name.clone(), ports })
+    let ports = match lens.service(&key) {
+        Some(service) => service.tcp_ports().map(|port| outbound_port(lens, service, port, view)).collect(),
+        None => Vec::new(),
+    };
+    Outbound { service: name.clone(), ports }
 }
 
 fn outbound_port(lens: &Lens<'_>, service: &Service, port: &ServicePortSpec, view: Option<&str>) -> OutboundPort {

@@ -17,6 +17,7 @@ use leno_proto::policy::Workload;
 use tokio::net::TcpStream;
 
 use crate::error::Error;
+use crate::error::Reason;
 use crate::local::Local;
 use crate::net;
 use crate::state::Service;
@@ -84,12 +85,20 @@ fn outside(address: SocketAddr, unknown: Unknown) -> Result<Place, Error> {
 async fn service(local: &Rc<Local>, name: ServicePort) -> Result<Place, Error> {
     let wait = discovery_timeout(local);
     let service = local.shared.state.service(&name.service, wait).await.map_err(|_| Error::Because {
-        reason: crate::error::Reason::DiscoveryTimeout,
+        reason: Reason::DiscoveryTimeout,
         detail: format!("nobody said what {name} is in {wait:?}"),
     })?;
     match service.port(name.port) {
         Some(_) => Ok(Place::Service { service, name }),
-        None => Err(Error::NoEndpoints(name)),
+        // The control plane has said so: nothing to wait for.
+        None => Err(Error::Because { reason: Reason::UnknownPort, detail: unknown(&service, &name) }),
+    }
+}
+
+fn unknown(service: &Service, name: &ServicePort) -> String {
+    match service.ports.is_empty() {
+        true => format!("there is no Service {}", name.service),
+        false => format!("Service {} has no port {}", name.service, name.port),
     }
 }
 
