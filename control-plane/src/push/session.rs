@@ -290,7 +290,8 @@ impl Session {
                     // The source is gone; what was said last stays in force.
                     Err(_) => Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
                 },
-                permit = self.shared.cold.clone().acquire_owned(), if matches!(self.turn, Turn::Awaited) => {
+                // A pod that is not known yet takes no turn away from those that are.
+                permit = self.shared.cold.clone().acquire_owned(), if self.known && matches!(self.turn, Turn::Awaited) => {
                     self.turn = permit.map_or(Turn::Over, Turn::Had);
                     Ok(())
                 }
@@ -318,12 +319,16 @@ impl Session {
         }
     }
 
-    /// Plans the next transaction when nothing is under way. Before the source has been read nothing is said.
+    /// Plans the next transaction when nothing is under way. Nothing is said before the source has been read, nor while it does
+    /// not know our pod: an answer without the pod's own policy would be a guess.
     fn fill(&mut self) {
         if self.outbox.parts.is_some() || matches!(self.turn, Turn::Awaited) {
             return;
         }
         let Some(offer) = self.offers.borrow().clone() else { return };
+        if !offer.knows_pod(&self.seat.live.caller.pod_uid) {
+            return;
+        }
         let mut ledger = self.seat.live.ledger.lock();
         if ledger.in_flight() {
             return;
