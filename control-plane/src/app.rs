@@ -13,6 +13,7 @@ use leno_proto::hash::Hash;
 use leno_proto::key::Key;
 use leno_proto::policy::Resource;
 use leno_proto::policy::TrustBundle;
+use parking_lot::Mutex;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -49,6 +50,7 @@ use crate::push::door::OwnLeaf;
 use crate::push::ledger::Refusal;
 use crate::push::offer;
 use crate::push::offer::Offers;
+use crate::push::quota::Quota;
 use crate::push::session::Limits;
 use crate::push::session::Phase;
 use crate::push::session::Shared;
@@ -58,7 +60,6 @@ use crate::reconcile;
 use crate::reconcile::Table;
 use crate::source;
 use crate::source::Directory;
-use crate::source::Refused;
 use crate::status;
 use crate::token::FolderKey;
 use crate::token::Verifier;
@@ -129,20 +130,7 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     tokio::spawn(source::run(directory, batches_in));
     tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
     tokio::spawn(offer::follow(tables.clone(), offers_in));
-    tokio::spawn(print_refusals(tables.clone()));
     Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()) })
-}
-
-/// Says once of each document that it was not admitted, and why.
-async fn print_refusals(mut tables: watch::Receiver<Option<Arc<Table>>>) {
-    let mut said: Arc<[Refused]> = Arc::from([]);
-    while tables.changed().await.is_ok() {
-        let Some(refused) = tables.borrow_and_update().as_ref().map(|table| table.refused.clone()) else { continue };
-        for one in refused.iter().filter(|one| !said.contains(one)) {
-            tracing::warn!("not admitted: {one}");
-        }
-        said = refused;
-    }
 }
 
 /// Conditions from what the source says, and counts from what the proxies said.
@@ -154,7 +142,9 @@ fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessio
                 Format::Text => "the source has not been read yet\n".to_owned(),
             };
         };
-        let proxies: Vec<_> = sessions.all().iter().map(|live| reported(live)).collect();
+        let present = sessions.all().into_iter().map(|live| reported(&live, Link::Open));
+        let departed = sessions.departed().into_iter().map(|live| reported(&live, Link::Lost));
+        let proxies: Vec<_> = present.chain(departed).collect();
         let report = status::report(&table, &proxies);
         match format {
             Format::Json => report.json(),
@@ -163,7 +153,14 @@ fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessio
     })
 }
 
-fn reported(live: &Live) -> status::Proxy {
+/// Whether a proxy has a session now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Open,
+    Lost,
+}
+
+fn reported(live: &Live, link: Link) -> status::Proxy {
     let ledger = live.ledger.lock();
     let newest = |(key, refused): (&Key, &VecDeque<Refusal>)| {
         let refusal = refused.back()?;
@@ -173,7 +170,7 @@ fn reported(live: &Live) -> status::Proxy {
         uid: live.caller.pod_uid.to_string(),
         pod: format!("{}/{}", live.caller.namespace, live.caller.pod_name),
         namespace: live.caller.namespace.to_string(),
-        connected: true,
+        connected: link == Link::Open,
         applied: ledger.held().clone(),
         rejected: ledger.refused().iter().filter_map(newest).collect(),
         unsupported: ledger.unsupported().clone(),
@@ -210,7 +207,8 @@ impl App {
             phase: phases.clone(),
             replica: config.replica.as_str().into(),
         });
-        let control = Control { shared, ca: ca.clone(), encode_trust }.into_server();
+        let quota = Mutex::new(Quota::new(config.leaf_ttl));
+        let control = Control { shared, ca: ca.clone(), encode_trust, quota }.into_server();
         let door = Door { tls, verifier, control, metrics: metrics.clone(), phase: phases.clone() };
         let page = Admin {
             metrics: metrics.clone(),
@@ -328,7 +326,11 @@ impl SlowClock {
             self.trust_generation = generation;
             self.show(&issued);
         }
-        let table = self.offers.borrow().as_ref().map_or(0, |offer| offer.generation());
+        let offer = self.offers.borrow().clone();
+        if let Some(offer) = &offer {
+            self.sessions.forget_departed(|uid| offer.knows_pod(uid));
+        }
+        let table = offer.map_or(0, |offer| offer.generation());
         self.metrics.table_generation.set(i64::try_from(table).unwrap_or(i64::MAX));
         Ok(())
     }

@@ -1,17 +1,20 @@
 //! Tells every proxy what concerns it: one session each, and certificates for their keys.
 //!
 //! `offer` is what there is to tell, `ledger` what one proxy wants and holds, `frame` the wire's messages, `session` one
-//! proxy's conversation, `sessions` all of them, `door` the port. It must never answer a caller without a verified token,
+//! proxy's conversation, `sessions` all of them, `quota` who may be certified how often, `door` the port. It must never answer a caller without a verified token,
 //! nor take a caller's word for who it is.
 
 pub mod door;
 pub mod frame;
 pub mod ledger;
 pub mod offer;
+pub mod quota;
 pub mod session;
 pub mod sessions;
 
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -20,6 +23,7 @@ use leno_proto::wire::control::FromProxy;
 use leno_proto::wire::control::ToProxy;
 use leno_proto::wire::control::control_server;
 use leno_proto::wire::control::control_server::ControlServer;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +37,7 @@ use crate::ca::PublicKey;
 use crate::ca::Trust;
 use crate::ca::unix;
 use crate::error::Error;
+use crate::push::quota::Quota;
 use crate::push::session::Phase;
 use crate::push::session::Shared;
 use crate::token::Caller;
@@ -48,6 +53,7 @@ pub struct Control {
     pub shared: Arc<Shared>,
     pub ca: Arc<Ca>,
     pub encode_trust: EncodeTrust,
+    pub quota: Mutex<Quota>,
 }
 
 impl Control {
@@ -66,6 +72,16 @@ impl Control {
             Ok(Err(_)) => Err(Status::unavailable("this replica is stopping")),
             Err(_) => Err(Status::not_found("the pod is not known here; see that its manifest is applied")),
         }
+    }
+
+    fn may_ask(&self, caller: &Caller) -> Result<(), Status> {
+        self.quota.lock().take(&caller.pod_uid, Instant::now()).map_err(|wait| {
+            // Whole seconds, and never none.
+            let wait = Duration::from_secs(wait.as_secs() + 1);
+            Status::resource_exhausted(format!(
+                "this pod asked for too many certificates; the next one in {wait:?}. See why its sidecar loses its volume or restarts"
+            ))
+        })
     }
 
     fn sign(&self, caller: &Caller, csr: &[u8]) -> Result<control::CertifyResponse, Status> {
@@ -105,10 +121,11 @@ impl control_server::Control for Control {
     ) -> Result<Response<control::CertifyResponse>, Status> {
         let caller = caller(&request)?;
         let metrics = &self.shared.metrics;
-        let signed = match self.pod_is_known(&caller).await {
-            Ok(()) => self.sign(&caller, &request.into_inner().csr),
-            Err(unknown) => Err(unknown),
+        let admitted = match self.may_ask(&caller) {
+            Ok(()) => self.pod_is_known(&caller).await,
+            Err(refused) => Err(refused),
         };
+        let signed = admitted.and_then(|()| self.sign(&caller, &request.into_inner().csr));
         let Caller { namespace, service_account, pod_name, .. } = caller;
         match &signed {
             Ok(response) => {

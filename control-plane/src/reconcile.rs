@@ -1,6 +1,8 @@
 //! The one task that owns the world: takes a batch of events in and publishes what follows from it as one immutable table.
 //! It never publishes a table before the source has been read once: an empty mesh must be the user's word, not our start-up.
 
+pub mod debounce;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -14,6 +16,8 @@ use leno_proto::policy::ServiceName;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::sleep_until;
 
 use crate::compile;
 use crate::compile::Lead;
@@ -21,6 +25,8 @@ use crate::index::Dirty;
 use crate::index::Topic;
 use crate::index::World;
 use crate::object::ObjectId;
+use crate::reconcile::debounce::Debounce;
+use crate::reconcile::debounce::Haste;
 use crate::source::Batch;
 use crate::source::Refused;
 
@@ -81,6 +87,11 @@ impl Reconciler {
         Reconciler { encode, world: Arc::default(), table: None }
     }
 
+    /// The first reading of a source is waited for by everybody.
+    fn haste(&self, batch: &Batch) -> Haste {
+        if self.table.is_none() { Haste::AtOnce } else { debounce::haste(&self.world, &batch.events) }
+    }
+
     pub fn take(&mut self, batch: Batch) -> Arc<Table> {
         // Sessions hold the world through their table, so this copies the tables of references, not the objects.
         let dirty = Arc::make_mut(&mut self.world).apply(batch.events);
@@ -103,8 +114,25 @@ impl Reconciler {
 /// Runs until the source ends. What was published last stays.
 pub async fn run(mut batches: mpsc::Receiver<Batch>, tables: watch::Sender<Option<Arc<Table>>>, encode: Encode) {
     let mut reconciler = Reconciler::new(encode);
+    let mut debounce = Debounce::default();
     let mut known: Arc<[Refused]> = Arc::from([]);
-    while let Some(batch) = batches.recv().await {
+    let mut open = true;
+    while open {
+        let due = debounce.due().map(Instant::from_std);
+        tokio::select! {
+            // What is due goes first, so that a source that never rests cannot put it off.
+            biased;
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            batch = batches.recv() => match batch {
+                Some(batch) => {
+                    let haste = reconciler.haste(&batch);
+                    debounce.add(batch, haste, Instant::now().into_std());
+                    continue;
+                }
+                None => open = false,
+            },
+        }
+        let Some(batch) = debounce.take() else { continue };
         let table = reconciler.take(batch);
         for one in table.refused.iter().filter(|one| !known.contains(one)) {
             tracing::warn!("not admitted: {one}");

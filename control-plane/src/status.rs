@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fmt::Write as _;
 
 use leno_proto::hash::Hash;
@@ -41,8 +42,19 @@ pub struct Proxy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub generation: u64,
+    pub sidecars: Sidecars,
     pub objects: Vec<ObjectStatus>,
     pub refused: Vec<Refused>,
+}
+
+/// Of the whole mesh, as far as this replica knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Sidecars {
+    pub connected: usize,
+    /// Ready meshed Pods without a session.
+    pub disconnected: usize,
+    /// Of the disconnected, `NAMED_MAX` at most.
+    pub named: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,8 +77,9 @@ pub struct Proxies {
 
 /// Of every object that is ours to judge, and of what was not admitted.
 pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
+    let proxies: Vec<&Proxy> = proxies.iter().filter(|proxy| counts(table, proxy)).collect();
     let provenance = table.provenance();
-    let silent = silent_pods(table, proxies);
+    let silent = Silent::of(table, &proxies);
     let none = BTreeSet::new();
     let mut objects = Vec::new();
     for (id, object) in conditions::judged(table.world()) {
@@ -74,9 +87,12 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
         if conditions.is_empty() {
             continue;
         }
-        let keys = provenance.get(id).unwrap_or(&none);
-        let (counts, programmed) =
-            programmed(table, keys, proxies, silent.get(id).map_or(&[], Vec::as_slice), object.meta().generation);
+        let uses = Uses {
+            keys: provenance.get(id).unwrap_or(&none),
+            silent: silent.by_object.get(id).map_or(&[], Vec::as_slice),
+            generation: object.meta().generation,
+        };
+        let (counts, programmed) = programmed(table, &proxies, &uses);
         conditions.insert(2, programmed);
         objects.push(ObjectStatus {
             kind: id.kind.as_str(),
@@ -87,36 +103,69 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
             proxies: counts,
         });
     }
-    Report { generation: table.generation, objects, refused: table.refused.to_vec() }
+    let sidecars = sidecars(&proxies, &silent);
+    Report { generation: table.generation, sidecars, objects, refused: table.refused.to_vec() }
 }
 
-/// Ready meshed Pods without a session, by what selects them: they hold `Programmed` back.
-fn silent_pods(table: &Table, proxies: &[Proxy]) -> BTreeMap<ObjectId, Vec<String>> {
-    let heard: BTreeSet<&str> = proxies.iter().map(|proxy| proxy.uid.as_str()).collect();
-    let mut silent: BTreeMap<ObjectId, Vec<String>> = BTreeMap::new();
-    for object in table.world().about(&Topic::All(Kind::Pod)) {
-        let Object::Pod(pod) = object else { continue };
-        let meta = &pod.metadata;
-        let counts = pod.ready() && meta.deletion_timestamp.is_empty() && compile::meshed(table.world(), pod);
-        if !counts || heard.contains(meta.uid.as_str()) {
-            continue;
-        }
-        let entry = table.entry(&Key::Inbound(meta.uid.as_str().into()), &meta.namespace);
-        for source in entry.iter().flat_map(|entry| &entry.sources) {
-            silent.entry(source.clone()).or_default().push(meta.key().to_string());
-        }
+/// A proxy leaves the count with its Pod. One without a session counts only while its Pod serves: what is not ready is not
+/// called, and where no Pod is known there is none.
+fn counts(table: &Table, proxy: &Proxy) -> bool {
+    match table.world().pod_by_uid(&proxy.uid) {
+        Some(pod) => pod.metadata.deletion_timestamp.is_empty() && (proxy.connected || pod.ready()),
+        None => proxy.connected,
     }
-    silent
+}
+
+fn sidecars(proxies: &[&Proxy], silent: &Silent) -> Sidecars {
+    let lost = proxies.iter().filter(|proxy| !proxy.connected).map(|proxy| proxy.pod.clone());
+    let mut named: Vec<String> = lost.chain(silent.pods.iter().cloned()).collect();
+    named.sort();
+    let disconnected = named.len();
+    named.truncate(NAMED_MAX);
+    Sidecars { connected: proxies.iter().filter(|proxy| proxy.connected).count(), disconnected, named }
+}
+
+/// Ready meshed Pods whose sidecars this control plane has never heard.
+struct Silent {
+    pods: Vec<String>,
+    /// By what every sidecar of theirs must have: they hold `Programmed` back.
+    by_object: BTreeMap<ObjectId, Vec<String>>,
+}
+
+impl Silent {
+    fn of(table: &Table, proxies: &[&Proxy]) -> Silent {
+        let heard: BTreeSet<&str> = proxies.iter().map(|proxy| proxy.uid.as_str()).collect();
+        let mut silent = Silent { pods: Vec::new(), by_object: BTreeMap::new() };
+        for object in table.world().about(&Topic::All(Kind::Pod)) {
+            let Object::Pod(pod) = object else { continue };
+            let meta = &pod.metadata;
+            let counts = pod.ready() && meta.deletion_timestamp.is_empty() && compile::meshed(table.world(), pod);
+            if !counts || heard.contains(meta.uid.as_str()) {
+                continue;
+            }
+            let own = [Key::Inbound(meta.uid.as_str().into()), Key::ProxyConfig, Key::EgressIndex, Key::Share];
+            let entries: Vec<_> = own.iter().filter_map(|key| table.entry(key, &meta.namespace)).collect();
+            let sources: BTreeSet<&ObjectId> = entries.iter().flat_map(|entry| &entry.sources).collect();
+            for source in sources {
+                silent.by_object.entry(source.clone()).or_default().push(meta.key().to_string());
+            }
+            silent.pods.push(meta.key().to_string());
+        }
+        silent
+    }
+}
+
+/// Who uses one object.
+struct Uses<'a> {
+    /// Resources that it is in force in.
+    keys: &'a BTreeSet<Key>,
+    silent: &'a [String],
+    generation: i64,
 }
 
 /// True when every proxy that uses the object has applied its present version (CONTRACTS section 5).
-fn programmed(
-    table: &Table,
-    keys: &BTreeSet<Key>,
-    proxies: &[Proxy],
-    silent: &[String],
-    generation: i64,
-) -> (Proxies, Condition) {
+fn programmed(table: &Table, proxies: &[&Proxy], object: &Uses<'_>) -> (Proxies, Condition) {
+    let Uses { keys, silent, generation } = *object;
     let mut counts = Proxies::default();
     let mut waiting = Vec::new();
     let mut refusals = Vec::new();
@@ -171,14 +220,30 @@ fn some(names: &[&str], between: &str) -> String {
     text
 }
 
+impl fmt::Display for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Proxies { selected, applied, rejected, disconnected } = *self;
+        write!(f, "applied in {applied} of {selected}")?;
+        for (count, what) in [(rejected, "rejected"), (disconnected, "disconnected")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Report {
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("plain data with string keys")
     }
 
-    /// For people: one line an object, what is wrong below it.
+    /// For people: the sidecars, then one line an object, what is wrong below it.
     pub fn text(&self) -> String {
         let mut out = String::new();
+        let Sidecars { connected, disconnected, named } = &self.sidecars;
+        let _ =
+            writeln!(out, "{:10}{connected} connected, {disconnected} disconnected{}", "sidecars", self.lost(named));
         for refused in &self.refused {
             let _ = writeln!(out, "REFUSED   {refused}");
         }
@@ -187,19 +252,22 @@ impl Report {
                 if one.namespace.is_empty() { one.name.clone() } else { format!("{}/{}", one.namespace, one.name) };
             let bad = one.conditions.iter().any(|c| (c.status == "False") != (c.kind == "Warnings"));
             let word = if bad { "ATTENTION" } else { "ok" };
-            let Proxies { selected, applied, .. } = one.proxies;
-            let _ = writeln!(
-                out,
-                "{word:10}{} {name}  generation {}, applied in {applied} of {selected}",
-                one.kind, one.generation
-            );
+            let _ = writeln!(out, "{word:10}{} {name}  generation {}, {}", one.kind, one.generation, one.proxies);
             for condition in one.conditions.iter().filter(|c| (c.status == "False") != (c.kind == "Warnings")) {
                 let _ = writeln!(out, "          {}: {} {}", condition.kind, condition.reason, condition.message);
             }
         }
-        if out.is_empty() {
+        if self.objects.is_empty() && self.refused.is_empty() {
             out.push_str("no policies and no routes\n");
         }
         out
+    }
+
+    fn lost(&self, named: &[String]) -> String {
+        let more = match self.sidecars.disconnected.saturating_sub(named.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        if named.is_empty() { more } else { format!(": {}{more}", named.join(", ")) }
     }
 }

@@ -40,10 +40,20 @@ metadata: {name: orders, namespace: shop}
 spec: {action: Allow, rules: [{sources: [{namespaces: [shop]}]}]}
 ";
 
+const POD: [&str; 3] = [
+    "---\napiVersion: v1\nkind: Pod\nmetadata: {name: cart-",
+    ", namespace: shop, uid: cart-",
+    ", annotations: {leno.dev/inject: enabled}}\nspec: {serviceAccountName: cart}\nstatus: {podIP: 10.1.0.9}\n",
+];
+
 fn table(name: &str) -> Arc<Table> {
+    table_of(name, MANIFESTS)
+}
+
+fn table_of(name: &str, manifests: &str) -> Arc<Table> {
     let folder = std::env::temp_dir().join(format!("leno-status-{}-{name}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("in.yaml"), MANIFESTS).unwrap();
+    fs::write(folder.join("in.yaml"), manifests).unwrap();
     let batch = Directory::open(folder.clone(), None).unwrap().look(SystemTime::now()).unwrap();
     fs::remove_dir_all(folder).unwrap();
     Reconciler::new(convert::encode).take(batch)
@@ -120,4 +130,37 @@ fn the_text_names_what_needs_attention() {
     let text = status::report(&table("text"), &[]).text();
     assert!(text.contains("ok        TrafficPolicy shop/orders  generation 1"), "{text}");
     assert!(text.contains("ATTENTION AccessPolicy"), "{text}");
+}
+
+#[test]
+fn a_proxy_that_lost_its_session_is_disconnected_in_every_view_until_its_pod_is_gone() {
+    let table = table("lost");
+    let mut lost = proxy("orders", &table, &outbound());
+    lost.connected = false;
+    let report = status::report(&table, &[lost.clone(), proxy("web-0", &table, &outbound())]);
+    let (text, proxies) = told(&report, "TrafficPolicy");
+    assert_eq!(text, "False Reconciling applied in 1 of 2 proxies; waiting for shop/orders");
+    assert_eq!(proxies, counts(2, 1, 0, 1));
+    assert_eq!((report.sidecars.connected, report.sidecars.disconnected), (1, 1));
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!(json["sidecars"]["named"], serde_json::json!(["shop/orders"]));
+    let text = report.text();
+    assert!(text.starts_with("sidecars  1 connected, 1 disconnected: shop/orders\n"), "{text}");
+    assert!(text.contains("TrafficPolicy shop/orders  generation 1, applied in 1 of 2, 1 disconnected\n"), "{text}");
+    // No Pod has this uid any more: it left with it.
+    lost.uid = "gone".to_owned();
+    let (text, proxies) = told(&status::report(&table, &[lost]), "TrafficPolicy");
+    assert_eq!((text.as_str(), proxies), ("True Programmed no client uses it yet", counts(0, 0, 0, 0)));
+}
+
+#[test]
+fn five_of_many_are_named() {
+    let pods: String = (0..7).map(|n| format!("{}{n}{}{n}{}", POD[0], POD[1], POD[2])).collect();
+    let report = status::report(&table_of("many", &format!("{MANIFESTS}{pods}")), &[]);
+    assert_eq!((report.sidecars.disconnected, report.sidecars.named.len()), (8, 5));
+    let text = report.text();
+    let first = text.lines().next().unwrap();
+    assert!(first.ends_with("shop/cart-0, shop/cart-1, shop/cart-2, shop/cart-3, shop/cart-4 and 3 more"), "{first}");
+    let (text, _) = told(&report, "AccessPolicy");
+    assert!(text.ends_with("and 3 more"), "{text}");
 }

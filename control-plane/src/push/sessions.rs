@@ -33,10 +33,18 @@ pub struct Live {
 
 #[derive(Debug)]
 pub struct Sessions {
-    live: Mutex<HashMap<Arc<str>, Arc<Live>>>,
+    present: Mutex<Present>,
     max: usize,
     /// Grows whenever a proxy has applied or refused something, came or left.
     news: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    live: HashMap<Arc<str>, Arc<Live>>,
+    /// Proxies that had applied something when their session ended, until they return or their Pod is gone: they still run
+    /// what they were told last, and nobody can say more of them than that.
+    departed: HashMap<Arc<str>, Arc<Live>>,
 }
 
 /// The place of a session among the others; dropping it leaves.
@@ -53,7 +61,7 @@ pub struct Full;
 
 impl Sessions {
     pub fn new(max: usize) -> Arc<Sessions> {
-        Arc::new(Sessions { live: Mutex::default(), max, news: watch::Sender::new(0) })
+        Arc::new(Sessions { present: Mutex::default(), max, news: watch::Sender::new(0) })
     }
 
     pub fn enter(
@@ -67,11 +75,12 @@ impl Sessions {
         let uid = caller.pod_uid.clone();
         let live = Arc::new(Live { caller, build, since: now, ledger: Mutex::new(ledger), replaced: sender });
         {
-            let mut all = self.live.lock();
-            if all.len() >= self.max && !all.contains_key(&uid) {
+            let mut present = self.present.lock();
+            if present.live.len() >= self.max && !present.live.contains_key(&uid) {
                 return Err(Full);
             }
-            if let Some(old) = all.insert(uid, live.clone()) {
+            present.departed.remove(&uid);
+            if let Some(old) = present.live.insert(uid, live.clone()) {
                 old.replaced.send_replace(true);
             }
         }
@@ -80,16 +89,26 @@ impl Sessions {
     }
 
     pub fn count(&self) -> usize {
-        self.live.lock().len()
+        self.present.lock().live.len()
     }
 
     /// All that are there now. Lock each ledger briefly and never across an await.
     pub fn all(&self) -> Vec<Arc<Live>> {
-        self.live.lock().values().cloned().collect()
+        self.present.lock().live.values().cloned().collect()
+    }
+
+    /// Proxies without a session that have applied something, and whose Pod is not known to be gone.
+    pub fn departed(&self) -> Vec<Arc<Live>> {
+        self.present.lock().departed.values().cloned().collect()
+    }
+
+    /// Forgets the departed whose Pod is no more.
+    pub fn forget_departed(&self, is_there: impl Fn(&str) -> bool) {
+        self.present.lock().departed.retain(|uid, _| is_there(uid));
     }
 
     pub fn by_pod(&self, uid: &str) -> Option<Arc<Live>> {
-        self.live.lock().get(uid).cloned()
+        self.present.lock().live.get(uid).cloned()
     }
 
     /// What the pods of the same owner use: the newcomer will want it too, and should not wait for it.
@@ -99,7 +118,7 @@ impl Sessions {
             (&other.namespace, &other.service_account) == (&caller.namespace, &caller.service_account)
                 && other.pod_uid != caller.pod_uid
         };
-        let siblings: Vec<_> = self.live.lock().values().filter(sibling).take(SIBLINGS_MAX).cloned().collect();
+        let siblings: Vec<_> = self.present.lock().live.values().filter(sibling).take(SIBLINGS_MAX).cloned().collect();
         let mut wanted = BTreeSet::new();
         for live in siblings {
             wanted.extend(live.ledger.lock().wanted().iter().take(PREFETCH_MAX).cloned());
@@ -159,9 +178,13 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let uid = &self.live.caller.pod_uid;
         {
-            let mut all = self.sessions.live.lock();
-            if all.get(uid).is_some_and(|live| Arc::ptr_eq(live, &self.live)) {
-                all.remove(uid);
+            let mut present = self.sessions.present.lock();
+            if present.live.get(uid).is_some_and(|live| Arc::ptr_eq(live, &self.live)) {
+                present.live.remove(uid);
+                let counts = !self.live.ledger.lock().held().is_empty();
+                if counts && present.departed.len() < self.sessions.max {
+                    present.departed.insert(uid.clone(), self.live.clone());
+                }
             }
         }
         self.sessions.tell();

@@ -110,3 +110,17 @@ async fn a_new_anchor_reaches_open_sessions() {
     let response = client.certify(with_token(csr(), &control_plane.token())).await.unwrap().into_inner();
     assert_eq!(response.chain.len(), 2);
 }
+
+#[tokio::test]
+async fn a_pod_that_asks_in_a_loop_is_told_to_wait() {
+    let control_plane = start(Some(table()), Limits::default()).await;
+    let mut client = client(&control_plane).await;
+    let refused = loop {
+        match client.certify(with_token(csr(), &control_plane.token())).await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("too many certificates; the next one in "), "{refused:?}");
+}
