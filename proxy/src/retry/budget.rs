@@ -10,8 +10,10 @@ use std::time::Instant;
 use leno_proto::policy;
 use parking_lot::Mutex;
 
-/// A windowed budget (Finagle's RetryBudget; GEP-3388): each first try deposits `percent` of a retry, which counts for
-/// `interval`; `min_per_second` retries a second are free.
+/// A windowed budget (Finagle's RetryBudget; GEP-3388): each first try pays for `percent` of a retry, once, within `interval`;
+/// `min_per_second` retries a second need nobody to pay for them. The two do not add up: a slice of the interval grants what
+/// its first tries pay for or what is free, whichever is more. So a failing backend receives at most 1.2 times what is asked
+/// and what was saved before, which over a minute is less than ten a second (below 200 a second) or a twentieth (above).
 #[derive(Debug)]
 pub struct Budget {
     rules: policy::Budget,
@@ -19,17 +21,25 @@ pub struct Budget {
     window: Mutex<Window>,
 }
 
-/// The interval in slices, so that old deposits leave in steps of a tenth.
+/// The interval in slices, so that what was saved is forgotten in steps of a tenth.
 const SLICES: usize = 10;
 
-#[derive(Debug)]
+/// One retry, in the unit in which first tries pay.
+const RETRY: u64 = 100;
+
+#[derive(Debug, Default)]
 struct Window {
     /// The slice that `now` fell into last, counted since `start`.
     slice: u64,
-    deposits: [u64; SLICES],
-    /// Retries that first tries paid for, and free ones.
-    paid: [u64; SLICES],
+    /// What the first tries of each slice have paid and no retry has used.
+    saved: [u64; SLICES],
+    /// Their sum.
+    balance: u64,
+    /// Retries made in this slice, whoever paid.
+    made: u64,
+    /// Free ones of each slice. Those of this slice come before its first tries have paid, who pay for them first.
     free: [u64; SLICES],
+    owed: u64,
 }
 
 /// Never-processed retries have a budget of their own, whatever the policy says: the failure is the connection's, not the
@@ -38,8 +48,7 @@ const TRANSPORT: policy::Budget = policy::Budget { percent: 20, interval: Durati
 
 impl Budget {
     pub fn of_policy(rules: &policy::Budget, now: Instant) -> Self {
-        let window = Window { slice: 0, deposits: [0; SLICES], paid: [0; SLICES], free: [0; SLICES] };
-        Self { rules: rules.clone(), start: now, window: Mutex::new(window) }
+        Self { rules: rules.clone(), start: now, window: Mutex::default() }
     }
 
     pub fn of_transport(now: Instant) -> Self {
@@ -54,23 +63,31 @@ impl Budget {
     pub fn deposit(&self, now: Instant) {
         let mut window = self.window.lock();
         let slice = window.turn(self.slice(now));
-        window.deposits[slice] += 1;
+        let paid = u64::from(self.rules.percent);
+        let left = paid.saturating_sub(window.owed);
+        window.owed -= paid - left;
+        window.saved[slice] += left;
+        window.balance += left;
     }
 
     /// Takes one retry, if there is one.
     pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut window = self.window.lock();
         let slice = window.turn(self.slice(now));
-        // What is free comes evenly: a burst of it would be the storm that the budget is against.
-        let free = window.free.iter().sum::<u64>();
-        if window.free[slice] < self.free_in(1).max(1) && free < self.free_in(SLICES as u64) {
+        let granted = window.spend() || self.advance(&mut window, slice);
+        window.made += u64::from(granted);
+        granted
+    }
+
+    /// A free retry. They come evenly: a burst of them would be the storm that the budget is against.
+    fn advance(&self, window: &mut Window, slice: usize) -> bool {
+        let all = window.free.iter().sum::<u64>();
+        let granted = window.made < self.free_in(1).max(1) && all < self.free_in(SLICES as u64);
+        if granted {
             window.free[slice] += 1;
-            return true;
+            window.owed += RETRY;
         }
-        let earned = window.deposits.iter().sum::<u64>() * u64::from(self.rules.percent) / 100;
-        let allowed = window.paid.iter().sum::<u64>() < earned;
-        window.paid[slice] += u64::from(allowed);
-        allowed
+        granted
     }
 
     /// Free retries in so many slices, rounded down.
@@ -90,9 +107,27 @@ impl Window {
         let passed = slice.saturating_sub(self.slice).min(SLICES as u64);
         for step in 1..=passed {
             let index = ((self.slice + step) % SLICES as u64) as usize;
-            (self.deposits[index], self.paid[index], self.free[index]) = (0, 0, 0);
+            self.balance -= std::mem::take(&mut self.saved[index]);
+            self.free[index] = 0;
+            (self.made, self.owed) = (0, 0);
         }
         self.slice = self.slice.max(slice);
         (self.slice % SLICES as u64) as usize
+    }
+
+    /// Uses up one retry's worth of what was saved, the oldest first; each first try pays once.
+    fn spend(&mut self) -> bool {
+        if self.balance < RETRY {
+            return false;
+        }
+        self.balance -= RETRY;
+        let mut due = RETRY;
+        for age in 1..=SLICES as u64 {
+            let index = ((self.slice + age) % SLICES as u64) as usize;
+            let part = due.min(self.saved[index]);
+            self.saved[index] -= part;
+            due -= part;
+        }
+        true
     }
 }

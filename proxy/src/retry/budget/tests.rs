@@ -49,6 +49,40 @@ fn a_quiet_service_has_its_few_retries_and_no_more() {
 }
 
 #[test]
+fn a_first_try_pays_once_and_what_it_pays_for_comes_evenly() {
+    // Ten seconds in which nothing fails, then a storm: what was saved is spent at once, and after that each second grants
+    // a fifth of its own first tries, without a second burst when the first one leaves the window.
+    let start = Instant::now();
+    let budget = Budget::of_policy(&rules(), start);
+    let mut retries = [0_u64; 40];
+    for number in 0..200 * 40_u64 {
+        let now = start + Duration::from_millis(number * 5);
+        budget.deposit(now);
+        let second = (number / 200) as usize;
+        if second >= 10 {
+            retries[second] += (0..3).filter(|_| budget.try_withdraw(now)).count() as u64;
+        }
+    }
+    assert!((380..=440).contains(&(retries[10] + retries[11])), "{retries:?}");
+    assert!(retries[12..].iter().all(|second| *second == 40), "{retries:?}");
+}
+
+#[test]
+fn free_retries_are_a_minimum_and_not_an_addition() {
+    for (rate, granted) in [(1, 10), (20, 10), (50, 10), (100, 20), (1000, 200)] {
+        let start = Instant::now();
+        let budget = Budget::of_policy(&rules(), start);
+        let mut retries = 0;
+        for number in 0..rate * 60 {
+            let now = start + Duration::from_micros(number * 1_000_000 / rate);
+            budget.deposit(now);
+            retries += (0..30).filter(|_| budget.try_withdraw(now)).count() as u64;
+        }
+        assert_eq!(retries, granted * 60, "{rate}/s");
+    }
+}
+
+#[test]
 fn deposits_are_forgotten_after_the_interval() {
     let start = Instant::now();
     let rules = policy::Budget { min_per_second: 0, ..rules() };
@@ -57,6 +91,6 @@ fn deposits_are_forgotten_after_the_interval() {
         budget.deposit(start);
     }
     let late = start + Duration::from_secs(20);
-    let free = (0..1000).filter(|_| budget.try_withdraw(late)).count();
-    assert_eq!(free, 0, "nothing was deposited within the interval");
+    let paid = (0..1000).filter(|_| budget.try_withdraw(late)).count();
+    assert_eq!(paid, 0, "nothing was deposited within the interval");
 }
