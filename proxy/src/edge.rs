@@ -3,6 +3,7 @@
 //! verified.
 
 mod case;
+mod phrase;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ pub struct Hop {
     pub attempt: u32,
     /// What is left of the request's time.
     pub deadline: Option<Duration>,
+    /// Of an answer: the reason phrase where it is not the standard one, which HTTP/2 has no place for.
+    pub phrase: Vec<u8>,
 }
 
 impl Hop {
@@ -38,6 +41,7 @@ impl Hop {
         if let Some(deadline) = self.deadline {
             let _ = write!(value, ";d={}", deadline.as_millis());
         }
+        phrase::write(&mut value, &self.phrase);
         if self.version != Version::Http2 {
             case::write(&mut value, headers);
         }
@@ -49,7 +53,7 @@ impl Hop {
         let value = headers.get(HOP_HEADER)?.to_vec();
         headers.remove(HOP_HEADER);
         let value = std::str::from_utf8(&value).ok()?;
-        let mut hop = Self { version: Version::Http2, attempt: 1, deadline: None };
+        let mut hop = Self { version: Version::Http2, attempt: 1, deadline: None, phrase: Vec::new() };
         let mut names = "";
         for part in value.split(';') {
             // Unknown parts are a newer peer's.
@@ -58,6 +62,7 @@ impl Hop {
                 Some(("p", "1.1")) => hop.version = Version::Http11,
                 Some(("a", attempt)) => hop.attempt = attempt.parse().ok()?,
                 Some(("d", millis)) => hop.deadline = Some(Duration::from_millis(millis.parse().ok()?)),
+                Some(("r", phrase)) => hop.phrase = phrase::read(phrase).unwrap_or_default(),
                 Some(("c", odd)) => names = odd,
                 _ => {}
             }

@@ -41,7 +41,7 @@ fn claims_of_identity_are_stripped_and_the_rest_stays() {
 #[test]
 fn a_hop_header_is_read_as_it_was_written() {
     for version in [Version::Http10, Version::Http11, Version::Http2] {
-        let hop = Hop { version, attempt: 3, deadline: Some(Duration::from_millis(1500)) };
+        let hop = Hop { version, attempt: 3, deadline: Some(Duration::from_millis(1500)), phrase: Vec::new() };
         let mut headers = headers(&[("leno-hop", "p=2;a=99")]);
         hop.write(&mut headers);
         assert_eq!(Hop::take(&mut headers), Some(hop));
@@ -53,7 +53,7 @@ fn a_hop_header_is_read_as_it_was_written() {
 fn the_case_of_http1_names_survives_the_hop() {
     let check = |sent: &[(&str, &str)]| {
         let mut message = headers(sent);
-        Hop { version: Version::Http11, attempt: 1, deadline: None }.write(&mut message);
+        Hop { version: Version::Http11, attempt: 1, deadline: None, phrase: Vec::new() }.write(&mut message);
         let mut arrived = lowered(&message);
         Hop::take(&mut arrived);
         assert_eq!(fields(&arrived), fields(&headers(sent)));
@@ -61,6 +61,26 @@ fn the_case_of_http1_names_survives_the_hop() {
     check(&[("Content-Type", "a"), ("X-Api-Key", "b")]);
     check(&[("content-type", "a"), ("accept", "b")]);
     check(&[("X-API-key", "a"), ("Accept", "b"), ("etag", "c")]);
+}
+
+#[test]
+fn a_reason_phrase_survives_the_hop_and_never_brings_a_line_end() {
+    let carried = |phrase: &[u8]| {
+        let mut message = headers(&[("X-Odd-CASE", "1")]);
+        Hop { version: Version::Http11, attempt: 1, deadline: None, phrase: phrase.to_vec() }.write(&mut message);
+        assert!(message.get("leno-hop").unwrap().iter().all(|byte| (b' '..=b'~').contains(byte)));
+        Hop::take(&mut message).unwrap().phrase
+    };
+    let longest = vec![b'x'; 128];
+    for phrase in [&b"As You Like"[..], b"50 % off; p=2, c=l", b"caf\xc3\xa9\t!", b"", &longest] {
+        assert_eq!(carried(phrase), phrase);
+    }
+    assert_eq!(carried(&[b'x'; 129]), b"", "a longer one is left out");
+    for forged in ["a%0d%0aSet-Cookie: x", "a%", "a%0", "a%zz", "a%00", "a%7f", &"x".repeat(129)] {
+        let mut message = headers(&[("leno-hop", &format!("p=1.1;a=2;r={forged}"))]);
+        let hop = Hop::take(&mut message).unwrap();
+        assert_eq!((hop.attempt, &hop.phrase[..]), (2, &b""[..]), "{forged}");
+    }
 }
 
 #[test]

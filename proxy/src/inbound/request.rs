@@ -110,8 +110,9 @@ impl Requests {
         };
         edge::strip(&mut answered.head.headers);
         if let Some(hop) = hop.filter(|hop| hop.version != Version::Http2) {
-            // The client's sidecar gives the names their case back.
-            Hop { version: hop.version, attempt: hop.attempt, deadline: None }.write(&mut answered.head.headers);
+            // The client's sidecar gives the names their case back, and the status its phrase.
+            let phrase = std::mem::take(&mut answered.head.reason_phrase);
+            Hop { phrase, deadline: None, ..hop }.write(&mut answered.head.headers);
         }
         Ok(answered)
     }

@@ -61,7 +61,7 @@ async fn exchange(
 ) -> Result<(), Error> {
     let local = &requests.local;
     let choice = pick::pick(local, &mirror.target, &[], Instant::now(), None)?;
-    let hop = Hop { version: head.version, attempt: 1, deadline: None };
+    let hop = Hop { version: head.version, attempt: 1, deadline: None, phrase: Vec::new() };
     let started = Instant::now();
     let interim = Interim::default();
     let answered = requests.try_at(mirror, &choice, hop, &mut head, body, &interim).await;

@@ -227,7 +227,7 @@ impl Requests {
             let started = Instant::now();
             let spent = ending.started().elapsed();
             let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
-            let hop = Hop { version: head.version, attempt: ending.tries, deadline: left };
+            let hop = Hop { version: head.version, attempt: ending.tries, deadline: left, phrase: Vec::new() };
             let outcome = self.try_at(chosen, &choice, hop, head, body, interim).await;
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
@@ -373,7 +373,10 @@ impl Requests {
         match tls {
             // Only a peer of ours may name a reason, and its names come in the case that its application wrote.
             Tls::Mtls => {
-                Hop::take(&mut head.headers);
+                let phrase = Hop::take(&mut head.headers).map(|hop| hop.phrase);
+                if let Some(phrase) = phrase.filter(|phrase| !phrase.is_empty()) {
+                    head.reason_phrase = phrase;
+                }
             }
             Tls::Plaintext => edge::strip(&mut head.headers),
         }
