@@ -477,6 +477,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The end of a client's HTTP/2 connection. That the client merely left, its streams have told.
+    pub fn of_http2(served: Result<(), Reason>) -> Result<(), Self> {
+        match served {
+            Ok(()) | Err(Reason::ClientGone) => Ok(()),
+            Err(reason) => Err(Self::Because { reason, detail: "the client's HTTP/2 connection was ended".to_owned() }),
+        }
+    }
+
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoEndpoints(_) => Reason::NoEndpoints,

@@ -10,6 +10,7 @@ pub mod hop_io;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::error::Reason;
 use crate::http::body::Body;
@@ -39,6 +40,8 @@ pub struct Tunnel {
     pub read: bytes::BytesMut,
     /// Kept until the tunnel ends: the connection's permit.
     pub guard: Option<Box<dyn std::any::Any>>,
+    /// Nothing moved either way for this long: it is over. The story sets it; `None`: no limit.
+    pub idle: Option<Duration>,
 }
 
 /// Interim responses on their way to the client: pushed by the upstream codec, drained by the server connection.

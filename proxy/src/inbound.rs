@@ -33,6 +33,7 @@ use crate::http::h2;
 use crate::inbound::request::Requests;
 use crate::local::Local;
 use crate::metrics::Direction;
+use crate::metrics::Tls;
 use crate::net;
 use crate::net::Early;
 use crate::net::Io;
@@ -102,7 +103,7 @@ async fn connection(
     };
     match tokio::time::timeout(silence, hello(&stream, &mut early)).await {
         Ok(hello) => match hello? {
-            Some(hello) if hello.leno => mesh(local, stream, &early, caller, &policy).await,
+            Some(hello) if hello.leno => mesh(local, stream, &early, caller, &policy, ending).await,
             // TLS of the application's own passes as bytes, where bytes may pass.
             Some(_) | None if port.policy.tls == TlsMode::Strict => {
                 Err(refused("the port takes the mesh's mTLS alone"))
@@ -178,6 +179,7 @@ async fn mesh(
     early: &[u8],
     mut caller: Caller,
     policy: &PortPolicy,
+    ending: &mut Ending,
 ) -> Result<(), Error> {
     let timeouts = &policy.port().policy.timeouts;
     // Boxed: it must not stay as large as a handshake.
@@ -190,6 +192,8 @@ async fn mesh(
         }
     };
     local.shared.metrics.proxy.handshakes.increment();
+    ending.client_identity = Some(peer.identity.as_str().into());
+    ending.tls = Tls::Mtls;
     caller.identity = Some(peer.identity);
     match peer.alpn {
         Alpn::H2 => {
@@ -199,12 +203,11 @@ async fn mesh(
                 header_list: traffic.headers_max_bytes,
                 early_resets: traffic.reset_limit,
                 idle: Some(traffic.timeouts.idle),
+                body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::hop(local.shared.ledger.clone())
             };
             let requests = Rc::new(Requests { local: Rc::clone(local), caller });
-            // What went wrong on the connection, its streams have told.
-            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await;
-            Ok(())
+            Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
         Alpn::H1 => http1(local, Stream::from(io), caller, policy).await,
         Alpn::Tcp => Box::pin(tunnel::run(local, io, BytesMut::new(), caller, policy)).await,
@@ -256,12 +259,12 @@ async fn sniffed_plaintext(
                 header_list: traffic.headers_max_bytes,
                 early_resets: traffic.reset_limit,
                 idle: Some(traffic.timeouts.idle),
+                body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::plaintext(local.shared.ledger.clone())
             };
             let requests = Rc::new(Requests { local: Rc::clone(local), caller });
             let io = Early::new(Io::Tcp(stream), early);
-            let _ = h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await;
-            Ok(())
+            Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
         Sniff::Tls | Sniff::Opaque if policy.may_be_opaque() => {
             Box::pin(tunnel::run(local, Io::Tcp(stream), early, caller, policy)).await
@@ -277,7 +280,7 @@ async fn http1(local: &Rc<Local>, stream: Stream, caller: Caller, policy: &PortP
     let settings = h1::ServerSettings::from(&*policy.port().policy);
     let requests = Requests { local: Rc::clone(local), caller };
     let served = h1::serve(stream, &settings, &requests, drained(local, policy)).await;
-    tcp::served(served, TUNNEL_IDLE).await;
+    tcp::served(served).await;
     Ok(())
 }
 
@@ -330,5 +333,6 @@ async fn hello(stream: &TcpStream, early: &mut BytesMut) -> Result<Option<hello:
 
 /// A client that is silent for this long may be waiting for the application to speak (CONTRACTS section 8).
 const SILENCE: Duration = Duration::from_millis(100);
-/// An upgraded connection on which nothing moves for this long is closed.
-const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+/// Nothing moved either way in a tunnel. The client's sidecar has a limit of its own, by its TrafficPolicy
+/// (`timeouts.streamIdle`); this one only ends what nobody ends.
+const TUNNEL_IDLE: Duration = Duration::from_secs(24 * 3600);

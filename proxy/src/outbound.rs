@@ -123,15 +123,13 @@ async fn http(
         Sniff::Http1 => {
             let stream = Stream { io: Io::Tcp(stream), read: early };
             let served = h1::serve(stream, &h1::ServerSettings::default(), &*requests, drained).await;
-            tcp::served(served, TUNNEL_IDLE).await;
+            tcp::served(served).await;
             Ok(())
         }
         Sniff::Http2 => {
             let settings = h2::Settings::plaintext(local.shared.ledger.clone());
             let io = Early::new(Io::Tcp(stream), early);
-            // What went wrong on the connection, its streams have told.
-            let _ = h2::serve(io, &settings, requests, &local.timers, drained).await;
-            Ok(())
+            Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained).await)
         }
         Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {
             let detail = "neither HTTP/1 nor HTTP/2 on a port for HTTP".to_owned();
@@ -140,8 +138,6 @@ async fn http(
     }
 }
 
-/// An upgraded connection on which nothing moves for this long is closed (TrafficPolicy's `timeouts.streamIdle` by default).
-const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// A client that is silent for this long may be waiting for the server to speak (CONTRACTS section 8).
 const SILENCE: Duration = Duration::from_millis(100);
 /// Then the connection is closed, where only requests may pass (InboundPolicy's `timeouts.detect` by default).

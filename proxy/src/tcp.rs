@@ -104,12 +104,12 @@ pub async fn copy(client: Side<'_>, upstream: Side<'_>, idle: Option<Duration>) 
 }
 
 /// What follows an HTTP/1 connection that was served: nothing, or the tunnel that its last answer began.
-pub async fn served<L: ResponseLog>(served: Served<L>, idle: Duration) {
+pub async fn served<L: ResponseLog>(served: Served<L>) {
     let Served::Tunnel { client, upstream, log } = served else { return };
-    let (mut near, mut far, _guard) = (client.io, upstream.io, upstream.guard);
+    let (mut near, mut far, idle, _guard) = (client.io, upstream.io, upstream.idle, upstream.guard);
     let client = Side { io: &mut near, read: client.read };
     let upstream = Side { io: &mut far, read: upstream.read };
-    let copied = copy(client, upstream, Some(idle)).await;
+    let copied = copy(client, upstream, idle).await;
     let cut = match copied.end {
         End::Clean => None,
         End::Idle => Some(Reason::StreamIdle),

@@ -41,7 +41,7 @@ fn a_request_goes_through_both_sidecars_and_its_answer_comes_back() {
         assert!(!request.contains("leno-hop"), "{request}");
         served.io.write_all(OK).await.unwrap();
         let (head, body) = answer(&mut client, 2).await;
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.starts_with("HTTP/1.1 200 Fine\r\n"), "{head}");
         assert!(head.contains("X-App: A"), "{head}");
         assert!(!head.contains("leno-"), "{head}");
         assert_eq!(body, "ok");
@@ -201,6 +201,52 @@ fn an_upgrade_becomes_a_tunnel_through_both_sidecars() {
         assert_eq!(served.bytes(4).await, b"ping");
         drop(served);
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_tunnel_in_which_nothing_moves_ends_by_the_policy_s_stream_idle() {
+    let mut mesh = Mesh::new();
+    mesh.traffic.timeouts.stream_idle = Some(Duration::from_millis(100));
+    mesh.run(|mesh| async move {
+        let app = mesh.application("orders");
+        let mut client = mesh.call("web", "orders").await;
+        let upgrade = b"GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(upgrade).await.unwrap();
+        let mut served = app.accept().await;
+        served.head().await;
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        served.io.write_all(switched).await.unwrap();
+        answer(&mut client, 0).await;
+        // A reset, since it is no honest end.
+        assert!(client.read(&mut [0; 1]).await.is_err());
+        assert!(mesh.application("web").metrics.render().contains("stream_idle"));
+    });
+}
+
+#[test]
+fn a_client_that_abuses_http_2_is_named_in_log_and_metric() {
+    opaque(Protocol::Http2).run(|mesh| async move {
+        let app = mesh.application("orders");
+        let reason = crate::error::Reason::H2Abuse;
+        for (pod, address) in [("orders", app.hop()), ("web", mesh.application("web").calls["orders"])] {
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+            for stream in (1..400_u32).step_by(2) {
+                // GET http://a/, and at once a reset: Rapid Reset (CVE-2023-44487).
+                flood.extend_from_slice(b"\0\0\x06\x01\x05");
+                flood.extend_from_slice(&stream.to_be_bytes());
+                flood.extend_from_slice(b"\x82\x86\x84\x41\x01a\0\0\x04\x03\0");
+                flood.extend_from_slice(&stream.to_be_bytes());
+                flood.extend_from_slice(&8_u32.to_be_bytes());
+            }
+            stranger.write_all(&flood).await.unwrap();
+            let _ = stranger.read_to_end(&mut Vec::new()).await;
+            let metrics = Arc::clone(&mesh.application(pod).metrics);
+            while metrics.proxy.connection_failures.value(reason) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
     });
 }
 

@@ -49,6 +49,8 @@ pub struct Settings {
     pub keep_alive: Option<KeepAlive>,
     /// A connection without streams for this long is closed (server).
     pub idle: Option<Duration>,
+    /// A request's body that somebody waits for, and of which nothing comes for this long, is cut (server).
+    pub body_idle: Option<Duration>,
     /// An answer that waits this long for the client to take one more byte is cut (server). Not a limit on silence.
     pub stall: Option<Duration>,
     pub ledger: Ledger,
@@ -74,6 +76,7 @@ impl Settings {
             handshake: Duration::from_secs(10),
             keep_alive: Some(KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) }),
             idle: None,
+            body_idle: None,
             stall: None,
             ledger,
         }
@@ -87,6 +90,7 @@ impl Settings {
             fields: 100,
             keep_alive: None,
             stall: Some(Duration::from_secs(300)),
+            body_idle: Some(Duration::from_secs(60)),
             idle: Some(Duration::from_secs(300)),
             ..Self::hop(ledger)
         }

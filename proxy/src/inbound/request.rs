@@ -108,6 +108,9 @@ impl Requests {
             Some(most) => self.local.timers.timeout(most, sent).await.unwrap_or(Err(Error::RequestTimeout(most)))?,
             None => sent.await?,
         };
+        if let Some(tunnel) = &mut answered.tunnel {
+            tunnel.idle = Some(inbound::TUNNEL_IDLE);
+        }
         edge::strip(&mut answered.head.headers);
         if let Some(hop) = hop.filter(|hop| hop.version != Version::Http2) {
             // The client's sidecar gives the names their case back, and the status its phrase.

@@ -2,7 +2,6 @@
 //! that.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use leno_proto::authorize;
@@ -94,9 +93,6 @@ async fn copy(
     ending.count();
     let client = Side { io: client, read: early };
     let upstream = Side { io: &mut opened.io, read };
-    let copied = tcp::copy(client, upstream, Some(IDLE)).await;
+    let copied = tcp::copy(client, upstream, Some(inbound::TUNNEL_IDLE)).await;
     ending.copied(copied);
 }
-
-/// The client's side has its own, shorter or longer, by its TrafficPolicy; this one only ends what nobody ends.
-const IDLE: Duration = Duration::from_secs(24 * 3600);

@@ -237,6 +237,9 @@ impl Requests {
             let verdict = again::verdict(chosen, head, &outcome, &replay, &mut course, &self.local);
             match (outcome, verdict) {
                 (Ok(mut answered), None) => {
+                    if let Some(tunnel) = &mut answered.tunnel {
+                        tunnel.idle = chosen.policy.timeouts.stream_idle;
+                    }
                     self.arrive(&mut answered.head, head.version, ending.tls);
                     route::edit_answer(&mut answered.head, &chosen.answer_edits);
                     ending.keep(choice);

@@ -58,7 +58,7 @@ pub(super) struct Mesh {
 pub(super) struct Pod {
     app: RefCell<Option<TcpListener>>,
     hop: SocketAddr,
-    calls: HashMap<String, SocketAddr>,
+    pub(super) calls: HashMap<String, SocketAddr>,
     #[allow(dead_code, reason = "dropped with the pod: its end is the end of the drain")]
     pub(super) drain: drain::Drain,
     pub(super) metrics: Arc<Metrics>,

@@ -138,7 +138,7 @@ impl Client {
         if head.status == 101 || (request.method == "CONNECT" && (200..300).contains(&head.status)) {
             let guard = self.guard.take();
             let stream = self.wire.into_stream();
-            let tunnel = Some(Tunnel { io: stream.io, read: stream.read, guard });
+            let tunnel = Some(Tunnel { io: stream.io, read: stream.read, guard, idle: None });
             return Answered { head, body: Body::Empty, tunnel };
         }
         let decoder = Decoder::new(parsed.framing);

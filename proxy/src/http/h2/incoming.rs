@@ -50,6 +50,8 @@ pub(super) struct Arrival {
     end: End,
     length: Option<u64>,
     received: u64,
+    /// The reader asked for more and there was none.
+    starved: bool,
     ledger: Ledger,
 }
 
@@ -73,12 +75,28 @@ impl Arrival {
             end: End::NotYet,
             length,
             received: 0,
+            starved: false,
             ledger,
         }))
     }
 
     pub(super) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// While the reader waits for the peer: how much it has had so far.
+    pub(super) fn starved(&self) -> Option<u64> {
+        (self.starved && self.held == 0 && matches!(self.end, End::NotYet)).then_some(self.received)
+    }
+
+    pub(super) fn has_length(&self) -> bool {
+        self.length.is_some()
+    }
+
+    /// No more of it is taken; its reader learns why.
+    pub(super) fn cut(&mut self, reason: Reason) {
+        self.abandon();
+        self.end = End::Cut(reason);
     }
 
     /// Takes every frame that has come.
@@ -127,6 +145,7 @@ impl Arrival {
             None if !self.tail.is_empty() => Some(self.tail.split().freeze()),
             waited => waited,
         };
+        self.starved = false;
         if let Some(bytes) = waited {
             self.held -= bytes.len();
             self.ledger.sub(bytes.len());
@@ -134,7 +153,10 @@ impl Arrival {
             return Poll::Ready(Some(Ok(bytes)));
         }
         match self.poll_frame(cx) {
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.starved = true;
+                Poll::Pending
+            }
             Poll::Ready(Some(bytes)) => {
                 self.credit(bytes.len());
                 Poll::Ready(Some(Ok(bytes)))
@@ -220,10 +242,7 @@ impl<'c> Incoming<'c> {
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) {
         // An error of the upload ends the body when it is read next.
         if let Err(reason) = self.poll_upload(cx) {
-            let mut arrival = self.shared.borrow_mut();
-            arrival.abandon();
-            arrival.end = End::Cut(reason);
-            return;
+            return self.shared.borrow_mut().cut(reason);
         }
         self.shared.borrow_mut().drain(cx);
     }

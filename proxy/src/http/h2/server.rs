@@ -35,6 +35,7 @@ use crate::http::h2::incoming::Incoming;
 use crate::http::h2::keep_alive::Pings;
 use crate::http::h2::outgoing::Cut;
 use crate::http::h2::outgoing::Gathered;
+use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::hop_io::HopIo;
 use crate::timer::Sleep;
@@ -248,6 +249,7 @@ async fn stream<S: Service>(
     drop(parts);
     let is_head = head.method == "HEAD";
     let length = convert::content_length(&head.headers);
+    let mut patience = Patience::new(&head, &settings, &timers);
     let arrival = (!recv.is_end_stream()).then(|| Arrival::new(recv, From::Client, length, settings.ledger.clone()));
     let body = match &arrival {
         Some(arrival) => Body::H2(Incoming::request(Rc::clone(arrival))),
@@ -261,12 +263,16 @@ async fn stream<S: Service>(
         }
         let polled = call.as_mut().poll(cx);
         for head in interim.take() {
+            patience.untold &= head.status != 100;
             if let Some(head) = convert::response(&head) {
                 // Refused for a stream that is gone; the answer will tell.
                 let _ = respond.send_informational(head);
             }
         }
         keep_drained(arrival.as_ref(), cx);
+        if polled.is_pending() {
+            patience.poll(arrival.as_ref(), cx);
+        }
         polled.map(Some)
     })
     .await;
@@ -274,12 +280,60 @@ async fn stream<S: Service>(
         open.0.early_reset(settings.early_resets);
         return;
     };
-    let stall = Stall { after: settings.stall, timers: &timers, sleep: None };
-    let sent = send(response.head, response.body, &mut respond, is_head, arrival.as_ref(), stall).await;
+    patience.answered = true;
+    let mut stall = Stall { after: settings.stall, timers: &timers, sleep: None };
+    let watch = |blocked: Option<u64>, cx: &mut Context<'_>| {
+        keep_drained(arrival.as_ref(), cx);
+        patience.poll(arrival.as_ref(), cx);
+        stall.poll_over(blocked, cx)
+    };
+    let sent = send(response.head, response.body, &mut respond, is_head, watch).await;
     if response.tunnel.is_some() {
         respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
     }
     response.log.ended(End { request_bytes: arrival.as_ref().map_or(0, |a| a.borrow().received()), ..sent });
+}
+
+/// How long the client has owed a body that somebody waits for.
+struct Patience<'t> {
+    after: Option<Duration>,
+    /// The client waits for `100 Continue` and has not got it: that it sends nothing is not its fault.
+    untold: bool,
+    answered: bool,
+    timers: &'t Timers,
+    /// Runs from one piece received to the next.
+    sleep: Option<(u64, Sleep)>,
+}
+
+impl<'t> Patience<'t> {
+    fn new(head: &RequestHead, settings: &Settings, timers: &'t Timers) -> Self {
+        // The stream of a call may be silent for hours and well. `timeouts.streamIdle` is for that.
+        let is_call = head.headers.get("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let after = settings.body_idle.filter(|_| !is_call);
+        Self { after, untold: head.headers.contains("expect"), answered: false, timers, sleep: None }
+    }
+
+    /// Cuts the body once it has been over.
+    fn poll(&mut self, arrival: Option<&Rc<RefCell<Arrival>>>, cx: &mut Context<'_>) {
+        let (Some(after), Some(arrival)) = (self.after, arrival) else { return };
+        let mut arrival = arrival.borrow_mut();
+        // After the answer has begun, a body without a length may be one half of a conversation.
+        let owed = arrival.starved().filter(|received| !(self.untold && *received == 0));
+        let Some(received) = owed.filter(|_| !self.answered || arrival.has_length()) else {
+            self.sleep = None;
+            return;
+        };
+        if self.sleep.as_ref().is_none_or(|(then, _)| *then != received) {
+            self.sleep = Some((received, self.timers.sleep(after)));
+        }
+        if let Some((_, sleep)) = &mut self.sleep
+            && sleep.poll_elapsed(cx).is_ready()
+        {
+            arrival.cut(Reason::BodyIdle);
+            // Its reader is part of this task.
+            cx.waker().wake_by_ref();
+        }
+    }
 }
 
 /// How long a client has left an answer standing.
@@ -322,14 +376,14 @@ fn refuse<S: Service>(service: &S, reason: Reason, mut respond: SendResponse<Byt
     }
 }
 
-/// Sends an answer to its end, or resets the stream.
+/// Sends an answer to its end, or resets the stream. `watch` looks after the request's body while the answer's waits, and is
+/// ready when the client, whom `blocked` has room for so much, has left the answer standing for too long.
 async fn send(
     head: ResponseHead,
     mut body: Body<'_>,
     respond: &mut SendResponse<Bytes>,
     is_head: bool,
-    arrival: Option<&Rc<RefCell<Arrival>>>,
-    mut stall: Stall<'_>,
+    mut watch: impl FnMut(Option<u64>, &mut Context<'_>) -> Poll<()>,
 ) -> End {
     let mut end = End { grpc_status: convert::grpc_status(&head.headers), ..End::default() };
     let bodiless = is_head || matches!(head.status, 204 | 304);
@@ -353,8 +407,7 @@ async fn send(
     }
     let sent = poll_fn(|cx| {
         let polled = gathered.poll_send(&mut body, &mut send, cx);
-        keep_drained(arrival, cx);
-        if polled.is_pending() && stall.poll_over(gathered.blocked(), cx).is_ready() {
+        if polled.is_pending() && watch(gathered.blocked(), cx).is_ready() {
             send.send_reset(::h2::Reason::CANCEL);
             return Poll::Ready(Err(Cut::Source(Reason::StreamIdle)));
         }

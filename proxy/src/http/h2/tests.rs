@@ -78,14 +78,21 @@ impl Drop for Running {
 impl Service for App {
     type Log = Log;
 
-    async fn call<'c>(&'c self, request: Request<'c>) -> Response<'c, Log> {
+    async fn call<'c>(&'c self, mut request: Request<'c>) -> Response<'c, Log> {
         self.calls.set(self.calls.get() + 1);
         self.running.set(self.running.get() + 1);
         self.most_running.set(self.most_running.get().max(self.running.get()));
         let _running = Running(Rc::clone(&self.running));
         self.heads.borrow_mut().push(request.head.clone());
         let mut headers = Headers::new();
+        let mut status = 200;
         let body = match request.head.target.as_str() {
+            "/read" => {
+                while let Some(data) = request.body.data().await {
+                    status = data.map_or_else(Reason::status, |_| status);
+                }
+                Body::Empty
+            }
             "/echo" => request.body,
             "/gate" => {
                 self.gate.notified().await;
@@ -104,7 +111,7 @@ impl Service for App {
             }
             _ => Body::Empty,
         };
-        Response { head: answer(200, headers), body, tunnel: None, log: Log(Rc::clone(&self.ends)) }
+        Response { head: answer(status, headers), body, tunnel: None, log: Log(Rc::clone(&self.ends)) }
     }
 
     fn refused(&self, reason: Reason) -> ResponseHead {

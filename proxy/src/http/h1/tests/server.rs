@@ -354,7 +354,7 @@ async fn a_tunnel_is_handed_over_with_what_was_read() {
         let mut head = answer_head(101);
         head.headers.push(b"Upgrade", b"websocket");
         let (io, _) = tokio::io::duplex(64);
-        let tunnel = Tunnel { io: Io::Memory(io), read: BytesMut::from(&b"hello"[..]), guard: None };
+        let tunnel = Tunnel { io: Io::Memory(io), read: BytesMut::from(&b"hello"[..]), guard: None, idle: None };
         Response { head, body: Body::Empty, tunnel: Some(tunnel), log: log() }
     });
     let raw = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00";

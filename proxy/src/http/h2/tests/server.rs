@@ -387,6 +387,45 @@ fn an_answer_that_the_client_leaves_standing_is_cut_and_a_silent_one_is_not() {
 }
 
 #[test]
+fn a_body_that_stands_still_is_cut_and_the_silence_of_a_call_is_not() {
+    run(async {
+        let mut served = served(&Settings { body_idle: Some(Duration::from_millis(30)), ..settings() });
+        let mut send = raw(served.io.take().expect("unused")).await;
+        let mut post = |kind: &'static str| {
+            let request = ::http::Request::post("http://web.test/read").header("content-type", kind);
+            let (answer, mut body) = send.send_request(request.body(()).expect("a request"), false).expect("open");
+            body.send_data(Bytes::from_static(b"abc"), false).expect("open");
+            (answer, body)
+        };
+        let (call, mut messages) = post("application/grpc+proto");
+        let (slow, _body) = post("text/plain");
+        assert_eq!(slow.await.expect("an answer").status(), 408);
+        messages.send_data(Bytes::from_static(b"def"), true).expect("still open");
+        assert_eq!(call.await.expect("an answer").status(), 200);
+    });
+}
+
+#[test]
+fn a_client_that_waits_to_be_told_to_continue_owes_no_body() {
+    run(async {
+        let mut served = served(&Settings { body_idle: Some(Duration::from_millis(30)), ..settings() });
+        let mut send = raw(served.io.take().expect("unused")).await;
+        let mut post = |expects: bool| {
+            let mut request = ::http::Request::post("http://web.test/read").header("content-length", "3");
+            if expects {
+                request = request.header("expect", "100-continue");
+            }
+            send.send_request(request.body(()).expect("a request"), false).expect("open")
+        };
+        let (patient, mut body) = post(true);
+        let (slow, _body) = post(false);
+        assert_eq!(slow.await.expect("an answer").status(), 408);
+        body.send_data(Bytes::from_static(b"def"), true).expect("still open");
+        assert_eq!(patient.await.expect("an answer").status(), 200);
+    });
+}
+
+#[test]
 fn the_last_words_reach_a_peer_that_is_still_talking() {
     run(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
