@@ -1,7 +1,10 @@
 //! Leno's workshop: every developer command is `cargo xtask <verb>`. It must never be needed at run time.
 
+mod cluster;
 mod codegen;
 mod demo;
+mod e2e;
+mod image;
 mod shell;
 mod test;
 mod tidy;
@@ -23,6 +26,12 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// A real Kubernetes node on this machine: up, down, status, load.
+    Cluster(cluster::Options),
+    /// Leno's container images, without a container engine, under target/images.
+    Image(image::Options),
+    /// Leno on a real cluster: installs the chart, injects, sees mTLS and policies at work.
+    E2e(e2e::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -32,5 +41,8 @@ fn main() -> anyhow::Result<()> {
         Verb::Test(options) => test::run(&options),
         Verb::Tidy => tidy::run(),
         Verb::Codegen { check } => codegen::run(check),
+        Verb::Cluster(options) => cluster::run(options),
+        Verb::Image(options) => image::run(&options),
+        Verb::E2e(options) => e2e::run(&options),
     }
 }

@@ -1,8 +1,6 @@
 //! `cargo xtask test`: everything that needs no cluster, in the order in which a failure is cheapest. It installs what the
 //! foreign peers need where that is missing, and prints what it runs.
 
-use std::process::Command;
-
 use crate::shell;
 
 #[derive(clap::Args)]
@@ -35,21 +33,13 @@ fn foreign() -> anyhow::Result<()> {
     shell::run(&mut shell::cargo(&["test", "--profile", crate::demo::PROFILE, "-p", "leno-e2e"]))
 }
 
-/// Debian's packages that the foreign tests drive, where they are missing and we may install them.
+/// What the foreign tests drive.
 fn install() -> anyhow::Result<()> {
-    let wanted =
-        [("curl", "curl"), ("python3", "python3"), ("node", "nodejs"), ("nft", "nftables"), ("ip", "iproute2")];
-    let missing: Vec<&str> =
-        wanted.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
-    shell::run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing))
-}
-
-fn found(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(program).exists())
+    shell::install(&[
+        ("curl", "curl"),
+        ("python3", "python3"),
+        ("node", "nodejs"),
+        ("nft", "nftables"),
+        ("ip", "iproute2"),
+    ])
 }

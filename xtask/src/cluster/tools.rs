@@ -1,0 +1,141 @@
+//! The upstream programs of a test cluster, built from the Go tool modules under `e2e/cluster`. It must never build what is
+//! not pinned by a committed go.mod and go.sum, nor build again what is already there.
+
+use std::fs;
+use std::fs::File;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::shell;
+
+/// One program: the module that pins it, its package, and what the linker and compiler are told.
+struct Tool {
+    name: &'static str,
+    module: &'static str,
+    package: &'static str,
+    tags: &'static str,
+    link: &'static str,
+}
+
+/// Kubernetes refuses clients of a server that cannot say its version, and the version is in no file of the module.
+const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+/// File systems that no test machine needs, and whose C libraries it then need not have.
+const CONTAINERD: &str = "no_btrfs,no_devmapper,no_zfs";
+
+const TOOLS: [Tool; 15] = [
+    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    plain("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+    plain("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+    containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
+    containerd("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+    plain("ptp", "cni", "github.com/containernetworking/plugins/plugins/main/ptp"),
+    plain("loopback", "cni", "github.com/containernetworking/plugins/plugins/main/loopback"),
+    plain("host-local", "cni", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
+    plain("coredns", "coredns", "github.com/coredns/coredns"),
+];
+
+/// What is needed to talk to a cluster that somebody else made.
+pub(crate) const CLIENTS: [&str; 2] = ["kubectl", "helm"];
+
+const fn plain(name: &'static str, module: &'static str, package: &'static str) -> Tool {
+    Tool { name, module, package, tags: "", link: "" }
+}
+
+const fn kubernetes(name: &'static str, package: &'static str) -> Tool {
+    Tool { name, module: "kubernetes", package, tags: "", link: KUBERNETES }
+}
+
+const fn containerd(name: &'static str, package: &'static str) -> Tool {
+    Tool { name, module: "containerd", package, tags: CONTAINERD, link: "" }
+}
+
+/// Where the programs are.
+pub(crate) fn folder() -> PathBuf {
+    shell::root().join("target/cluster/bin")
+}
+
+pub(crate) fn command(name: &str) -> Command {
+    Command::new(folder().join(name))
+}
+
+/// Builds every program that a cluster is made of.
+pub(crate) fn build_all() -> anyhow::Result<()> {
+    build(&TOOLS.each_ref().map(|tool| tool.name))
+}
+
+/// Builds the named programs where they are missing or their pins have changed.
+pub(crate) fn build(names: &[&str]) -> anyhow::Result<()> {
+    let folder = folder();
+    fs::create_dir_all(&folder)?;
+    // Two runs at once: the second finds everything built.
+    let lock = File::create(folder.join(".lock"))?;
+    lock.lock().context("lock target/cluster/bin")?;
+    let wanted: Vec<&Tool> = TOOLS.iter().filter(|tool| names.contains(&tool.name)).collect();
+    let mut missing = Vec::new();
+    for tool in wanted {
+        let stamp = tool.stamp()?;
+        let built = fs::read_to_string(folder.join(format!(".{}", tool.name))).is_ok_and(|old| old == stamp);
+        if !(built && folder.join(tool.name).exists()) {
+            missing.push((tool, stamp));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    anyhow::ensure!(
+        Command::new("go").arg("version").output().is_ok_and(|o| o.status.success()),
+        "the cluster's programs are built with Go 1.26 or later, and there is no `go` in PATH; install it, or set KUBECONFIG to use a cluster of your own"
+    );
+    let count = missing.len();
+    eprintln!(
+        "building {count} upstream programs (about 10 minutes in all when cold; they stay in target/cluster/bin)"
+    );
+    for (number, (tool, stamp)) in missing.into_iter().enumerate() {
+        eprintln!("[{}/{count}] {}", number + 1, tool.name);
+        tool.build(&folder)?;
+        fs::write(folder.join(format!(".{}", tool.name)), stamp)?;
+    }
+    Ok(())
+}
+
+impl Tool {
+    fn module(&self) -> PathBuf {
+        shell::root().join("e2e/cluster").join(self.module)
+    }
+
+    /// Changes whenever the program would.
+    fn stamp(&self) -> anyhow::Result<String> {
+        let mut hasher = DefaultHasher::new();
+        for file in ["go.mod", "go.sum"] {
+            let path = self.module().join(file);
+            fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
+        }
+        (self.package, self.tags, self.link).hash(&mut hasher);
+        Ok(format!("{:016x}\n", hasher.finish()))
+    }
+
+    fn build(&self, folder: &Path) -> anyhow::Result<()> {
+        // Renamed at the end, so that what has the program's name is whole.
+        let unfinished = folder.join(format!(".{}.new", self.name));
+        let mut go = Command::new("nice");
+        go.args(["-n", "19", "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
+        go.arg("-tags").arg(self.tags).arg("-ldflags").arg(format!("-s -w {}", self.link));
+        go.arg("-o").arg(&unfinished).arg(self.package);
+        shell::run(go.current_dir(self.module()).env("CGO_ENABLED", "0"))?;
+        fs::rename(&unfinished, folder.join(self.name))?;
+        Ok(())
+    }
+}

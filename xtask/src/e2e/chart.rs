@@ -1,0 +1,92 @@
+//! The chart without a cluster: lint, what it renders for which values, and which values it refuses. It must never need the
+//! network.
+
+use anyhow::Context;
+use anyhow::ensure;
+
+use crate::cluster::tools;
+
+const CHART: &str = "charts/leno";
+const HA: &str = "charts/leno/values-ha.yaml";
+
+pub(crate) fn check() -> anyhow::Result<()> {
+    for values in [&[][..], &["-f", HA]] {
+        helm(&[&["lint", "--strict", CHART], values].concat())?;
+    }
+    let plain = render(&[])?;
+    let control_plane = object(&plain, "Deployment", "leno-control-plane")?;
+    ensure!(control_plane.contains("replicas: 1\n"), "one replica is the default:\n{control_plane}");
+    for word in ["runAsNonRoot: true", "readOnlyRootFilesystem: true", "drop: [ALL]", "value: \"cluster.local\""] {
+        ensure!(control_plane.contains(word), "the control plane's Deployment lacks {word}:\n{control_plane}");
+    }
+    ensure!(
+        object(&plain, "Service", "leno-control-plane")?.contains("clusterIP: None"),
+        "sidecars need a headless Service"
+    );
+    ensure!(
+        object(&plain, "PodDisruptionBudget", "leno-control-plane").is_err(),
+        "one replica and a budget block each drain"
+    );
+    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+        ensure!(plain.contains(&format!("kind: {kind}\n")), "no {kind}");
+    }
+    // An object of a kind that the same release brings could not be mapped at the first install.
+    for kind in ["TrafficPolicy", "InboundPolicy", "AccessPolicy", "EgressHost", "Mesh"] {
+        ensure!(!plain.contains(&format!("\nkind: {kind}\n")), "the chart holds a {kind}");
+    }
+    ensure!(!plain.contains("caBundle:"), "caBundle is the control plane's to write; helm would take it away");
+
+    let three = render(&["-f", HA])?;
+    ensure!(object(&three, "Deployment", "leno-control-plane")?.contains("replicas: 3\n"), "HA means three replicas");
+    ensure!(
+        object(&three, "PodDisruptionBudget", "leno-control-plane")?.contains("maxUnavailable: 1"),
+        "HA wants a budget"
+    );
+
+    let crds = |set| render(&["--set", set]).map(|text| text.matches("kind: CustomResourceDefinition\n").count());
+    ensure!(crds("crds.install=false")? == 0, "crds.install=false renders CRDs all the same");
+
+    let full = "monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
+    let full = render(&["--set", full, "--set", "tracing.endpoint=http://collector:4317"])?;
+    ensure!(full.contains("value: \"http://collector:4317\""), "tracing.endpoint reaches nobody");
+
+    for (wrong, says) in [
+        ("controlPlane.replcas=3", "replcas"),
+        ("controlPlane.replicas=0", "replicas"),
+        ("trustDomain=Not A Domain", "trustDomain"),
+        ("leafTtl=1 day", "leafTtl"),
+        ("injector.failurePolicy=Maybe", "failurePolicy"),
+        ("tracing.endpoint=collector:4317", "endpoint"),
+        ("tracing.samplingPercent=101", "samplingPercent"),
+        ("meshNetworks={everything}", "meshNetworks"),
+    ] {
+        let said = match render(&["--set", wrong]) {
+            Ok(_) => anyhow::bail!("--set {wrong} is accepted"),
+            Err(error) => error.to_string(),
+        };
+        ensure!(said.contains(says), "--set {wrong} is refused without naming {says}:\n{said}");
+    }
+    eprintln!("chart: lints, renders for one replica and for three, and refuses what it does not know");
+    Ok(())
+}
+
+/// What the chart becomes.
+fn render(values: &[&str]) -> anyhow::Result<String> {
+    helm(&[&["template", "leno", CHART, "--namespace", "leno-system", "--kube-version", "1.36.3"], values].concat())
+}
+
+/// The rendered object of a kind and a name.
+fn object<'a>(rendered: &'a str, kind: &str, name: &str) -> anyhow::Result<&'a str> {
+    let (kind, name) = (format!("kind: {kind}\n"), format!("\n  name: {name}\n"));
+    let mut objects = rendered.split("\n---\n");
+    objects
+        .find(|object| object.contains(&kind) && object.contains(&name))
+        .with_context(|| format!("not rendered: {}{}", kind.trim(), name.trim_end()))
+}
+
+fn helm(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = tools::command("helm").args(arguments).output().context("start helm")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "helm {}: {}{said}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

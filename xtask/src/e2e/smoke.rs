@@ -1,0 +1,227 @@
+//! The least that must be true on a real cluster: the chart installs, annotated pods get their sidecars, traffic between them
+//! is mTLS, and a policy goes live with kubectl telling the truth about it. It must never sleep and hope: it asks until a deadline.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+
+use crate::cluster::tools;
+
+/// The namespace of the application in `e2e/smoke/shop.yaml`.
+const SHOP: &str = "leno-e2e-shop";
+const SYSTEM: &str = "leno-system";
+
+/// A cluster under test.
+pub(crate) struct Target {
+    pub(crate) kubeconfig: PathBuf,
+    /// Where its nodes find Leno's images, if not where the chart says.
+    pub(crate) repository: Option<String>,
+}
+
+pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
+    step("the chart installs, and its control plane is ready", || target.install())?;
+    step("helm test", || target.helm(&["test", "leno", "--namespace", SYSTEM, "--timeout", "2m"]).map(drop))?;
+    step("annotated pods run with their sidecars", || target.inject())?;
+    step("one service calls the other", || target.calls())?;
+    step("what travels between them is mTLS", || target.is_mtls())?;
+    step("who has no sidecar is still served", || target.outsider())?;
+    step("a TrafficPolicy goes live, and kubectl says so", || target.policy())?;
+    step("an AccessPolicy goes live: the caller gets its reason", || target.denied())
+}
+
+/// Runs a step and says how long it took.
+fn step(what: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    run().with_context(|| format!("NOT TRUE: {what}"))?;
+    eprintln!("\x1b[32mtrue\x1b[0m {what} ({:.1} s)", start.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Asks again until the answer is yes; the last answer is told where it never is.
+fn eventually(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(()) => return Ok(()),
+            Err(error) if start.elapsed() > limit => return Err(error.context(format!("after {} s", limit.as_secs()))),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+impl Target {
+    fn install(&self) -> anyhow::Result<()> {
+        let repository = self.repository.as_ref().map(|r| format!("image.repository={r}"));
+        let mut arguments =
+            vec!["upgrade", "--install", "leno", "charts/leno", "--namespace", SYSTEM, "--create-namespace"];
+        // Room for a machine whose node is also the one that builds.
+        arguments.extend(["--wait", "--timeout", "5m", "--set", "controlPlane.priorityClassName="]);
+        arguments.extend(repository.iter().flat_map(|set| ["--set", set.as_str()]));
+        self.helm(&arguments).map(drop)
+    }
+
+    fn inject(&self) -> anyhow::Result<()> {
+        self.apply(&self.manifest("shop.yaml")?)?;
+        for deployment in ["deployment/catalog", "deployment/client"] {
+            self.kubectl(&["-n", SHOP, "rollout", "status", deployment, "--timeout=180s"])?;
+        }
+        let path = "-o=jsonpath={range .items[*]}{.metadata.name}:{range .spec.initContainers[*]} {.name}={.restartPolicy}{end}{\"\\n\"}{end}";
+        let pods = self.kubectl(&["-n", SHOP, "get", "pods", "-l", "meshed=yes", path])?;
+        ensure!(pods.lines().count() >= 2, "two pods were asked for:\n{pods}");
+        for pod in pods.lines() {
+            ensure!(pod.contains(" leno-init=") && pod.contains(" leno-proxy=Always"), "no sidecar: {pod}");
+        }
+        Ok(())
+    }
+
+    fn calls(&self) -> anyhow::Result<()> {
+        eventually(Duration::from_secs(30), || {
+            let answer = self.get("client", "http://catalog/items")?;
+            ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
+            Ok(())
+        })
+    }
+
+    fn is_mtls(&self) -> anyhow::Result<()> {
+        let metrics = self.metrics("app=catalog")?;
+        let inbound = |tls: &str| {
+            metrics.lines().find(|line| {
+                let words = ["direction=\"inbound\"".to_owned(), format!("tls=\"{tls}\""), "class=\"2xx\"".to_owned()];
+                line.starts_with("leno_requests_total{")
+                    && words.iter().all(|w| line.contains(w))
+                    && !line.ends_with(" 0")
+            })
+        };
+        ensure!(inbound("mtls").is_some(), "catalog's sidecar counted no request over mTLS:\n{metrics}");
+        ensure!(inbound("plaintext").is_none(), "catalog's sidecar counted a request in plaintext:\n{metrics}");
+        Ok(())
+    }
+
+    fn outsider(&self) -> anyhow::Result<()> {
+        self.kubectl(&["-n", SHOP, "rollout", "status", "deployment/outsider", "--timeout=60s"])?;
+        let answer = self.get("outsider", "http://catalog/items")?;
+        ensure!(answer.contains("\"mug\""), "a permissive port refused plaintext: {answer}");
+        Ok(())
+    }
+
+    /// A rate of one in a second with no burst: of five calls in a row some must be refused, and only once the policy is in force.
+    fn policy(&self) -> anyhow::Result<()> {
+        self.apply(&self.manifest("rate.yaml")?)?;
+        self.kubectl(&["-n", SHOP, "wait", "trafficpolicy/catalog", "--for=condition=Programmed", "--timeout=60s"])?;
+        let shown = self.kubectl(&["-n", SHOP, "get", "trafficpolicy", "catalog"])?;
+        eprint!("{shown}");
+        let answers: Vec<String> =
+            (0..5).map(|_| self.get("client", "http://catalog/items").unwrap_or_else(|e| format!("{e:#}"))).collect();
+        let refused = answers.iter().filter(|answer| answer.contains("429")).count();
+        ensure!(refused > 0, "Programmed is True, and five calls in a row pass a limit of one a second: {answers:#?}");
+        self.kubectl(&["-n", SHOP, "delete", "trafficpolicy", "catalog"])?;
+        self.calls()
+    }
+
+    fn denied(&self) -> anyhow::Result<()> {
+        self.apply(&self.manifest("deny.yaml")?)?;
+        self.kubectl(&["-n", SHOP, "wait", "accesspolicy/nobody", "--for=condition=Programmed", "--timeout=60s"])?;
+        let answer = self.get("client", "http://catalog/items").unwrap_or_else(|e| format!("{e:#}"));
+        ensure!(answer.contains("403"), "Programmed is True, and the call is not refused: {answer}");
+        self.kubectl(&["-n", SHOP, "delete", "accesspolicy", "nobody"])?;
+        self.calls()
+    }
+
+    /// What a call from a Deployment's pod is answered; an error names the status.
+    fn get(&self, from: &str, url: &str) -> anyhow::Result<String> {
+        let deployment = format!("deployment/{from}");
+        self.kubectl(&[
+            "-n",
+            SHOP,
+            "exec",
+            &deployment,
+            "-c",
+            "app",
+            "--",
+            "/busybox",
+            "wget",
+            "-T",
+            "5",
+            "-q",
+            "-O",
+            "-",
+            url,
+        ])
+    }
+
+    /// The metrics of the sidecar of the first pod with this label, through the API server.
+    fn metrics(&self, label: &str) -> anyhow::Result<String> {
+        let pod = self.kubectl(&["-n", SHOP, "get", "pods", "-l", label, "-o=jsonpath={.items[0].metadata.name}"])?;
+        self.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/{SHOP}/pods/{pod}:15021/proxy/metrics")])
+    }
+
+    /// A manifest of `e2e/smoke`, with our images in it.
+    fn manifest(&self, name: &str) -> anyhow::Result<String> {
+        let path = Path::new("e2e/smoke").join(name);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let repository = self.repository.as_deref().unwrap_or("docker.io/leno");
+        Ok(text
+            .replace("IMAGES/", &format!("{repository}/"))
+            .replace(":VERSION", &format!(":{}", env!("CARGO_PKG_VERSION"))))
+    }
+
+    fn apply(&self, objects: &str) -> anyhow::Result<()> {
+        use std::io::Write as _;
+        let mut command = self.command("kubectl");
+        let mut child = command
+            .args(["apply", "-f", "-"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()?;
+        child.stdin.take().expect("it was asked for").write_all(objects.as_bytes())?;
+        ensure!(child.wait()?.success(), "kubectl apply refused");
+        Ok(())
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.command("kubectl").args(arguments))
+    }
+
+    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.command("helm").args(arguments))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = tools::command(program);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    /// What there is and what it says, for whoever must find out what went wrong.
+    pub(crate) fn describe(&self) {
+        for arguments in [
+            &["get", "pods", "-A", "-o", "wide"][..],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &["-n", SYSTEM, "logs", "deployment/leno-control-plane", "--tail=40"],
+            &["-n", SHOP, "logs", "deployment/client", "-c", "leno-proxy", "--tail=40"],
+            &["-n", SHOP, "logs", "deployment/catalog", "-c", "leno-proxy", "--tail=40"],
+            &["get", "leno", "-A", "-o", "wide"],
+        ] {
+            eprintln!("--- kubectl {}", arguments.join(" "));
+            let shown = self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
+            let lines: Vec<&str> = shown.lines().collect();
+            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+fn output(command: &mut Command) -> anyhow::Result<String> {
+    let line = crate::shell::line(command);
+    let output = command.output().with_context(|| format!("start {line}"))?;
+    let (out, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{line}: {}{}", out, said.trim());
+    }
+    Ok(out.into_owned())
+}
