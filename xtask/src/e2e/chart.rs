@@ -44,6 +44,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     );
 
     let crds = |set| render(&["--set", set]).map(|text| text.matches("kind: CustomResourceDefinition\n").count());
+    ensure!(crds("crds.install=true")? == 5, "our five kinds are not all defined");
     ensure!(crds("crds.install=false")? == 0, "crds.install=false renders CRDs all the same");
 
     let full = "monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
