@@ -29,6 +29,7 @@ use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Traffic;
 
+pub use crate::compile::policy::Setting;
 use crate::index::Topic;
 use crate::index::World;
 use crate::index::mesh_id;
@@ -39,6 +40,7 @@ use crate::object::Object;
 use crate::object::ObjectId;
 use crate::object::kube::Pod;
 use crate::object::kube::Service;
+use crate::object::kube::ServicePortSpec;
 use crate::object::ours::Mesh;
 
 /// The sidecar's container, by which a Pod that the injector has seen is known.
@@ -68,7 +70,7 @@ pub enum Lead {
 
 /// Compiles one key. Keys that are not made from the world (`TrustBundle`) give nothing.
 pub fn compile(world: &World, key: &Key) -> Compiled {
-    let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
+    let lens = Lens::new(world);
     let resource = match key {
         Key::Destination(address) => Some(Resource::Destination(destination::destination(&lens, *address))),
         Key::Outbound { service, view } => {
@@ -89,7 +91,7 @@ pub fn compile(world: &World, key: &Key) -> Compiled {
 
 /// The EgressIndex as proxies in `namespace` see it.
 pub fn egress_index(world: &World, namespace: &str) -> Compiled {
-    let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
+    let lens = Lens::new(world);
     let resource = Some(Resource::EgressIndex(mesh::egress_index(&lens, namespace)));
     Compiled { resource, asked: lens.asked.into_inner(), sources: lens.sources.into_inner(), leads_to: BTreeSet::new() }
 }
@@ -102,9 +104,35 @@ pub fn view(world: &World, service: &ServiceName, namespace: &str) -> Arc<str> {
     if own { namespace.into() } else { DEFAULT_VIEW.into() }
 }
 
+/// What the policy of a Service's port says field by field, and who says it, for clients of a view (`None`: the default one).
+/// `None`: there is no such port.
+pub fn port_settings(world: &World, target: &ServicePort, view: Option<&str>) -> Option<Vec<Setting>> {
+    let lens = Lens::new(world);
+    let (service, port) = lens.port(target)?;
+    Some(policy::port_settings(&lens, service, port, view))
+}
+
+/// As `port_settings`, for requests to the port that take a rule of a route. The rule is named as in `Outbound`.
+pub fn rule_settings(
+    world: &World,
+    target: &ServicePort,
+    view: Option<&str>,
+    route: &ObjectId,
+    rule: &str,
+) -> Option<Vec<Setting>> {
+    let lens = Lens::new(world);
+    let (service, port) = lens.port(target)?;
+    let route = world.object(route)?;
+    let consumer =
+        view == Some(route.meta().namespace.as_str()) && route.meta().namespace != service.metadata.namespace;
+    let site = route::Site { service, port, view, consumer };
+    let (name, inline) = route::rule(route, rule)?;
+    Some(policy::rule_settings(&lens, &site, route, name, inline))
+}
+
 /// Whether the Pod has, or is about to have, a sidecar.
 pub fn meshed(world: &World, pod: &Pod) -> bool {
-    Lens { world, asked: RefCell::default(), sources: RefCell::default() }.meshed(pod)
+    Lens::new(world).meshed(pod)
 }
 
 fn leads(resource: &Resource) -> BTreeSet<Lead> {
@@ -169,6 +197,16 @@ pub(crate) struct Lens<'w> {
 }
 
 impl<'w> Lens<'w> {
+    fn new(world: &'w World) -> Self {
+        Lens { world, asked: RefCell::default(), sources: RefCell::default() }
+    }
+
+    fn port(&self, target: &ServicePort) -> Option<(&'w Service, &'w ServicePortSpec)> {
+        let ServiceName { namespace, name } = &target.service;
+        let service = self.service(&Name { namespace: Arc::clone(namespace), name: Arc::clone(name) })?;
+        Some((service, service.port(target.port)?))
+    }
+
     fn ask(&self, topic: Topic) {
         self.asked.borrow_mut().insert(topic);
     }

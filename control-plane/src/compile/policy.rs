@@ -22,6 +22,7 @@ use crate::index::mesh_id;
 use crate::object::Kind;
 use crate::object::Name;
 use crate::object::Object;
+use crate::object::ObjectId;
 use crate::object::gateway::HttpRule;
 use crate::object::kube::Pod;
 use crate::object::kube::Service;
@@ -50,6 +51,16 @@ pub(super) enum Section<'a> {
     Rule(&'a str),
 }
 
+/// What one field is worth, and who says so.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub field: &'static Field,
+    /// `None`: unset, which is the field's default.
+    pub value: Option<Value>,
+    /// The policy, route or Mesh that set it, or put it back to its default; `None`: nobody.
+    pub from: Option<ObjectId>,
+}
+
 /// Where no Service says otherwise.
 pub(super) fn defaults(lens: &Lens<'_>) -> Arc<Traffic> {
     let mut fold = Fold::start(lens);
@@ -59,10 +70,17 @@ pub(super) fn defaults(lens: &Lens<'_>) -> Arc<Traffic> {
 
 /// Of a Service's port, for clients of a view.
 pub(super) fn of_port(lens: &Lens<'_>, service: &Service, port: &ServicePortSpec, view: Option<&str>) -> Arc<Traffic> {
-    let mut fold = Fold::start(lens);
-    fold.producer(service, port);
-    fold.consumer(service, port, view);
-    fold.end()
+    port_fold(lens, service, port, view).end()
+}
+
+/// As `of_port`, field by field.
+pub(super) fn port_settings(
+    lens: &Lens<'_>,
+    service: &Service,
+    port: &ServicePortSpec,
+    view: Option<&str>,
+) -> Vec<Setting> {
+    port_fold(lens, service, port, view).settings()
 }
 
 /// Of a rule of a route: `http` brings the inline fields where the route's kind has any.
@@ -73,6 +91,39 @@ pub(super) fn of_rule(
     rule: &str,
     http: Option<&HttpRule>,
 ) -> Arc<Traffic> {
+    rule_fold(lens, site, route, rule, http).end()
+}
+
+/// As `of_rule`, field by field.
+pub(super) fn rule_settings(
+    lens: &Lens<'_>,
+    site: &Site<'_>,
+    route: &Object,
+    rule: &str,
+    http: Option<&HttpRule>,
+) -> Vec<Setting> {
+    rule_fold(lens, site, route, rule, http).settings()
+}
+
+fn port_fold<'l, 'w>(
+    lens: &'l Lens<'w>,
+    service: &Service,
+    port: &ServicePortSpec,
+    view: Option<&str>,
+) -> Fold<'l, 'w> {
+    let mut fold = Fold::start(lens);
+    fold.producer(service, port);
+    fold.consumer(service, port, view);
+    fold
+}
+
+fn rule_fold<'l, 'w>(
+    lens: &'l Lens<'w>,
+    site: &Site<'_>,
+    route: &Object,
+    rule: &str,
+    http: Option<&HttpRule>,
+) -> Fold<'l, 'w> {
     let mut fold = Fold::start(lens);
     fold.producer(site.service, site.port);
     let meta = route.meta();
@@ -81,23 +132,21 @@ pub(super) fn of_rule(
     fold.at(place(&meta.namespace, Section::Whole));
     fold.at(place(&meta.namespace, Section::Rule(rule)));
     if let Some(http) = http {
-        fields::merge(fields::TRAFFIC, &mut fold.body, &inline(http));
+        fold.layers.push(Layer { from: Some(route.id()), body: inline(http) });
     }
     fold.consumer(site.service, site.port, site.view);
     if let Some(view) = site.view.filter(|view| !site.consumer && *view != meta.namespace) {
         fold.at(place(view, Section::Whole));
         fold.at(place(view, Section::Rule(rule)));
     }
-    fold.end()
+    fold
 }
 
 pub(super) fn of_egress(lens: &Lens<'_>, host: &EgressHost) -> Arc<Traffic> {
     let mut fold = Fold::start(lens);
     // Farther away and not ours: a longer connect, and an idle time below what servers on the internet allow.
     let built_in = json!({"connection": {"connectTimeout": "5s", "idleTimeout": "30s"}});
-    let mut body = built_in.as_object().cloned().unwrap_or_default();
-    fields::merge(fields::TRAFFIC, &mut body, &fold.body);
-    fold.body = body;
+    fold.layers.insert(0, Layer { from: None, body: built_in.as_object().cloned().unwrap_or_default() });
     let namespace = host.metadata.namespace.as_str();
     fold.at(mesh());
     fold.at(Place { target: Target::Namespace(namespace.to_owned()), section: Section::Whole, author: namespace });
@@ -206,33 +255,43 @@ pub(super) fn mesh() -> Place<'static> {
 /// One walk from the least specific to the most.
 struct Fold<'l, 'w> {
     lens: &'l Lens<'w>,
-    body: Body,
+    /// Each over those before it.
+    layers: Vec<Layer>,
     /// `PatchOverrides`, least specific first: laid over everything at the end, so that the mesh's win.
-    overrides: Vec<&'w TrafficPolicy>,
+    overrides: Vec<Layer>,
+}
+
+/// What one author says.
+struct Layer {
+    /// `None`: we do.
+    from: Option<ObjectId>,
+    body: Body,
 }
 
 impl<'l, 'w> Fold<'l, 'w> {
     fn start(lens: &'l Lens<'w>) -> Self {
-        let mut body = Body::new();
+        let mut layers = Vec::new();
         if let Some(mesh) = lens.mesh()
             && (!mesh.spec.defaults.traffic.is_empty() || mesh.spec.profile != Profile::default())
         {
             lens.uses(&mesh_id());
-            body = mesh.spec.profile.traffic();
-            fields::merge(fields::TRAFFIC, &mut body, &mesh.spec.defaults.traffic);
+            layers.push(Layer { from: Some(mesh_id()), body: mesh.spec.profile.traffic() });
+            layers.push(Layer { from: Some(mesh_id()), body: mesh.spec.defaults.traffic.clone() });
         }
-        Fold { lens, body, overrides: Vec::new() }
+        Fold { lens, layers, overrides: Vec::new() }
     }
 
     fn at(&mut self, place: Place<'_>) {
         let guard_rails = matches!(place.target, Target::Mesh | Target::Namespace(_));
         let (accepted, _) = at_place(self.lens, &place);
         for policy in accepted {
-            self.lens.uses(&Object::TrafficPolicy(Box::new(policy.clone())).id());
+            let id = ObjectId { kind: Kind::TrafficPolicy, name: policy.metadata.key() };
+            self.lens.uses(&id);
+            let layer = Layer { from: Some(id), body: policy.spec.body.clone() };
             if policy.spec.strategy == Strategy::PatchOverrides && guard_rails {
-                self.overrides.push(policy);
+                self.overrides.push(layer);
             } else {
-                fields::merge(fields::TRAFFIC, &mut self.body, &policy.spec.body);
+                self.layers.push(layer);
             }
         }
     }
@@ -254,12 +313,45 @@ impl<'l, 'w> Fold<'l, 'w> {
         self.at(Place { target, section: Section::Port(port), author });
     }
 
-    fn end(mut self) -> Arc<Traffic> {
-        while let Some(policy) = self.overrides.pop() {
-            fields::merge(fields::TRAFFIC, &mut self.body, &policy.spec.body);
-        }
-        Arc::new(fields::traffic(&self.body))
+    /// In the order in which they are laid over each other.
+    fn in_order(&self) -> impl DoubleEndedIterator<Item = &Layer> {
+        self.layers.iter().chain(self.overrides.iter().rev())
     }
+
+    fn body(&self) -> Body {
+        let mut body = Body::new();
+        self.in_order().for_each(|layer| fields::merge(fields::TRAFFIC, &mut body, &layer.body));
+        body
+    }
+
+    fn end(self) -> Arc<Traffic> {
+        Arc::new(fields::traffic(&self.body()))
+    }
+
+    fn settings(self) -> Vec<Setting> {
+        let body = self.body();
+        let said: Vec<(Vec<String>, &Option<ObjectId>)> =
+            self.in_order().map(|layer| (fields::set_fields(fields::TRAFFIC, &layer.body), &layer.from)).collect();
+        // What has members is told by them.
+        let settable = fields::TRAFFIC.iter().filter(|f| !matches!(f.kind, fields::Kind::Part | fields::Kind::Union));
+        let about = |path: &String, field: &Field| {
+            let rest = field.path.strip_prefix(path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let author = |field: &Field| said.iter().rev().find(|(paths, _)| paths.iter().any(|path| about(path, field)));
+        let setting = |field: &'static Field| Setting {
+            field,
+            value: at_path(&body, field.path).cloned(),
+            from: author(field).and_then(|(_, from)| (*from).clone()),
+        };
+        settable.map(setting).collect()
+    }
+}
+
+fn at_path<'b>(body: &'b Body, path: &str) -> Option<&'b Value> {
+    let mut names = path.split('.');
+    let first = body.get(names.next()?)?;
+    names.try_fold(first, |value, name| value.get(name)).filter(|value| !value.is_null())
 }
 
 /// HTTPRoute's `timeouts` (GEP-1742) and `retry` (GEP-1731) as a body of ours. "0s" disables a timeout there: `null` here.

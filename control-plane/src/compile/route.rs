@@ -161,6 +161,26 @@ fn rules(lens: &Lens<'_>, site: &Site<'_>, object: &Object) -> Vec<Option<Rule>>
     }
 }
 
+/// A rule of a route, called as it is in an `Outbound`: its own name, and its inline fields where its kind has any.
+pub(super) fn rule<'o>(object: &'o Object, called: &str) -> Option<(&'o str, Option<&'o gateway::HttpRule>)> {
+    let is = |index: usize, name: &str| if name.is_empty() { index.to_string() == called } else { name == called };
+    match object {
+        Object::HttpRoute(route) => {
+            let mut rules = route.spec.rules.iter().enumerate();
+            rules.find(|(index, rule)| is(*index, &rule.name)).map(|(_, rule)| (rule.name.as_str(), Some(rule)))
+        }
+        Object::GrpcRoute(route) => {
+            let mut rules = route.spec.rules.iter().enumerate();
+            rules.find(|(index, rule)| is(*index, &rule.name)).map(|(_, rule)| (rule.name.as_str(), None))
+        }
+        Object::TcpRoute(route) => {
+            let mut rules = route.spec.rules.iter().enumerate();
+            rules.find(|(index, rule)| is(*index, &rule.name)).map(|(_, rule)| (rule.name.as_str(), None))
+        }
+        _ => None,
+    }
+}
+
 /// `None` where matches are declared and none of them can match: an empty list would mean everything.
 fn all_matches<T>(declared: &[T], compile: fn(&T) -> Option<Match>) -> Option<Vec<Match>> {
     let matches: Vec<Match> = declared.iter().filter_map(compile).collect();
