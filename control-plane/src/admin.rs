@@ -22,10 +22,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::ca::Ca;
+use crate::explain::Explanation;
+use crate::explain::Question;
 use crate::metrics::Metrics;
 use crate::push::offer::Offers;
 use crate::push::session::Phase;
 use crate::push::sessions::Sessions;
+use crate::query;
 
 /// A scraper, a probe, a few people.
 const CONNECTIONS_MAX: usize = 128;
@@ -41,6 +44,9 @@ pub enum Format {
 /// Every object's conditions, made when asked for.
 pub type StatusPage = Arc<dyn Fn(Format) -> String + Send + Sync>;
 
+/// The answer to a question about a request, or why there is none.
+pub type ExplainPage = Arc<dyn Fn(&Question) -> Result<Explanation, String> + Send + Sync>;
+
 pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub sessions: Arc<Sessions>,
@@ -48,6 +54,7 @@ pub struct Admin {
     pub phase: watch::Receiver<Phase>,
     pub ca: Arc<Ca>,
     pub status: StatusPage,
+    pub explain: ExplainPage,
 }
 
 type Page = Response<Full<Bytes>>;
@@ -109,11 +116,43 @@ fn answer<B>(admin: &Admin, request: &Request<B>) -> Page {
             Format::Json => page(StatusCode::OK, "application/json", (admin.status)(Format::Json)),
             Format::Text => text(StatusCode::OK, (admin.status)(Format::Text)),
         },
+        "/explain" => explain(admin, request),
         "/sessions" => json_page(&json!({
             "sessions": admin.sessions.describe(),
             "trust": { "generation": admin.ca.trust().borrow().generation, "rotation": admin.ca.rotation() },
         })),
-        _ => text(StatusCode::NOT_FOUND, "there are /live /ready /metrics /status /status?format=text /sessions\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /live /ready /metrics /status /status?format=text /explain?pod=&service=&path= /sessions\n",
+        ),
+    }
+}
+
+/// `pod`, `service` and, as far as it differs from a plain GET of `/`, `method`, `path`, `header` (`Name: value`, repeatable).
+/// `format=text`, with `all` for what nobody set.
+fn explain<B>(admin: &Admin, request: &Request<B>) -> Page {
+    let mut question = Question::default();
+    let mut all = false;
+    for (name, value) in query::decode(request.uri().query().unwrap_or_default()) {
+        match name.as_str() {
+            "pod" => question.pod = value,
+            "service" => question.service = value,
+            "method" => question.method = value,
+            "path" => question.path = value,
+            "header" => {
+                let (name, value) = value.split_once(':').unwrap_or((&value, ""));
+                question.headers.push((name.trim().to_owned(), value.trim().to_owned()));
+            }
+            "all" => all = true,
+            _ => {}
+        }
+    }
+    match (admin.explain)(&question) {
+        Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
+        Ok(explanation) => match format(request) {
+            Format::Text => text(StatusCode::OK, explanation.text(all)),
+            Format::Json => json_page(&json!(explanation)),
+        },
     }
 }
 

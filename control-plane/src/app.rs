@@ -30,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::admin::Admin;
+use crate::admin::ExplainPage;
 use crate::admin::Format;
 use crate::admin::StatusPage;
 use crate::ca;
@@ -39,6 +40,7 @@ use crate::ca::Trust;
 use crate::config::Config;
 use crate::config::Source;
 use crate::error::Error;
+use crate::explain::explain;
 use crate::folder::Access;
 use crate::folder::Folder;
 use crate::folder::Lock;
@@ -82,6 +84,7 @@ const BATCHES_MAX: usize = 4;
 pub struct Mesh {
     pub tables: Offers,
     pub status: StatusPage,
+    pub explain: ExplainPage,
 }
 
 /// A running control plane. Dropping it abandons it; `stop` ends it in order.
@@ -130,10 +133,18 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     tokio::spawn(source::run(directory, batches_in));
     tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
     tokio::spawn(offer::follow(tables.clone(), offers_in));
-    Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()) })
+    let explain = explain_page(tables.clone());
+    Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()), explain })
 }
 
 /// Conditions from what the source says, and counts from what the proxies said.
+fn explain_page(tables: watch::Receiver<Option<Arc<Table>>>) -> ExplainPage {
+    Arc::new(move |question| {
+        let table = tables.borrow().clone().ok_or("the source has not been read yet")?;
+        explain(table.world(), question).map_err(|error| error.to_string())
+    })
+}
+
 fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessions>) -> StatusPage {
     Arc::new(move |format| {
         let Some(table) = tables.borrow().clone() else {
@@ -217,6 +228,7 @@ impl App {
             phase: phases,
             ca: ca.clone(),
             status: mesh.status,
+            explain: mesh.explain,
         };
         let clock = SlowClock {
             ca: ca.clone(),

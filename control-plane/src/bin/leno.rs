@@ -18,9 +18,14 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use leno_control_plane::ca;
 use leno_control_plane::config::duration;
+use leno_control_plane::explain::Question;
+use leno_control_plane::explain::explain;
 use leno_control_plane::folder;
 use leno_control_plane::folder::Access;
 use leno_control_plane::folder::Folder;
+use leno_control_plane::index::World;
+use leno_control_plane::query;
+use leno_control_plane::source::Directory;
 use leno_control_plane::token::FolderKey;
 use leno_control_plane::token::Subject;
 use tokio::net::TcpStream;
@@ -46,9 +51,39 @@ enum Command {
     },
     /// Print the definitions of Leno's kinds, for `kubectl apply -f -`; the chart brings them too.
     Crds,
+    /// Why a request goes where it goes: its route, policies, endpoints and access, and who says each value.
+    Explain(Explain),
     /// For a mesh on a folder of manifests.
     #[command(subcommand)]
     Dev(Dev),
+}
+
+#[derive(clap::Args)]
+struct Explain {
+    /// The Pod that sends it, as NAMESPACE/NAME.
+    pod: String,
+    /// NAME[.NAMESPACE][:PORT]; without a namespace, the Pod's.
+    service: String,
+    /// With the query.
+    #[arg(default_value = "/")]
+    path: String,
+    #[arg(short = 'X', long, default_value = "GET")]
+    method: String,
+    /// `Name: value`, as often as needed.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Also the values that nobody set.
+    #[arg(long)]
+    all: bool,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Ask these manifests instead of a control plane.
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+    /// The control plane's admin address, as http://HOST:PORT or HOST:PORT.
+    #[arg(long, env = "LENO_ADMIN_URL", default_value = "http://127.0.0.1:15014")]
+    admin: String,
 }
 
 #[derive(Subcommand)]
@@ -100,7 +135,15 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Status { admin, json } => status(&admin, json),
+        Command::Status { admin, json } => {
+            let path = if json { "/status" } else { "/status?format=text" };
+            print!("{}", ask(&admin, path)?);
+            Ok(())
+        }
+        Command::Explain(asked) => {
+            print!("{}", explained(&asked)?);
+            Ok(())
+        }
         Command::Crds => {
             for crd in leno_control_plane::crd::all() {
                 print!("---\n{}", crd.yaml());
@@ -164,12 +207,49 @@ fn until(limit: Duration, mut done: impl FnMut() -> anyhow::Result<bool>) -> any
     Ok(())
 }
 
-fn status(admin: &str, json: bool) -> anyhow::Result<()> {
-    let path = if json { "/status" } else { "/status?format=text" };
+fn explained(asked: &Explain) -> anyhow::Result<String> {
+    let Some(folder) = &asked.files else {
+        let mut pairs = vec![
+            ("pod", asked.pod.as_str()),
+            ("service", &asked.service),
+            ("path", &asked.path),
+            ("method", &asked.method),
+            ("format", if asked.json { "json" } else { "text" }),
+        ];
+        pairs.extend(asked.headers.iter().map(|header| ("header", header.as_str())));
+        pairs.extend(asked.all.then_some(("all", "")));
+        return ask(&asked.admin, &format!("/explain?{}", query::encode(&pairs)));
+    };
+    let header = |header: &String| {
+        let (name, value) =
+            header.split_once(':').with_context(|| format!("write -H 'Name: value', not {header:?}"))?;
+        anyhow::Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    let question = Question {
+        pod: asked.pod.clone(),
+        service: asked.service.clone(),
+        method: asked.method.clone(),
+        path: asked.path.clone(),
+        headers: asked.headers.iter().map(header).collect::<anyhow::Result<_>>()?,
+    };
+    let mut directory = Directory::open(folder.clone(), None)?;
+    let batch = directory.look(SystemTime::now()).unwrap_or_default();
+    for refused in batch.refused.iter() {
+        eprintln!("leno: not admitted: {refused}");
+    }
+    let mut world = World::default();
+    world.apply(batch.events);
+    let explanation = explain(&world, &question)?;
+    Ok(match asked.json {
+        true => format!("{:#}\n", serde_json::json!(explanation)),
+        false => explanation.text(asked.all),
+    })
+}
+
+fn ask(admin: &str, path: &str) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), fetch(admin, path)).await });
-    print!("{}", text.context("no answer in 10 s")??);
-    Ok(())
+    text.context("no answer in 10 s")?
 }
 
 async fn fetch(admin: &str, path: &str) -> anyhow::Result<String> {

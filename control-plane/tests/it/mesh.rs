@@ -141,7 +141,11 @@ pub(crate) async fn start_on(state: Arc<Scratch>, table: Option<Table>, limits: 
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--leaf-ttl", "60s"];
     let config = Config::try_parse_from(flags.into_iter().chain(ports)).unwrap();
     let (tables, receiver) = watch::channel(table.map(|table| Arc::new(table) as Arc<dyn Offer>));
-    let mesh = Mesh { tables: receiver, status: Arc::new(|format| format!("{format:?}")) };
+    let mesh = Mesh {
+        tables: receiver,
+        status: Arc::new(|format| format!("{format:?}")),
+        explain: Arc::new(|_| Err("no world".to_owned())),
+    };
     let app = App::start(&config, mesh, Sessions::new(100), limits).await.unwrap();
     ControlPlane { app, tables, state }
 }
