@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::error::Reason;
 use crate::metrics::Direction;
 use crate::metrics::Metrics;
+use crate::metrics::Retry;
 
 /// Which endings leave a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct Entry {
     pub detail: String,
     pub duration: Duration,
     pub tries: u32,
+    /// Why the last of several tries was made.
+    pub retry: Option<Retry>,
     pub request_bytes: u64,
     pub response_bytes: u64,
     /// Lower-case hexadecimal, where the request was traced.
@@ -152,6 +155,7 @@ fn format(line: &mut String, entry: &Entry) {
     text(line, "reason", entry.reason.map(Reason::as_str).unwrap_or_default());
     text(line, "detail", &entry.detail);
     let _ = write!(line, ",\"duration_ms\":{:.3},\"tries\":{}", entry.duration.as_secs_f64() * 1e3, entry.tries);
+    text(line, "retry", entry.retry.map(Retry::as_str).unwrap_or_default());
     let _ = write!(line, ",\"request_bytes\":{},\"response_bytes\":{}", entry.request_bytes, entry.response_bytes);
     text(line, "trace", entry.trace.as_deref().unwrap_or_default());
     line.push_str("}\n");

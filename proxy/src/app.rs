@@ -223,7 +223,7 @@ pub struct Door {
 pub async fn work(mut worker: Worker, shared: Shared, doors: Vec<Door>) -> io::Result<()> {
     let mut drain = shared.drain.clone();
     let local = Local::new(worker.index, shared);
-    tokio::task::spawn_local(local.clone().sweep());
+    tokio::task::spawn_local(local.clone().keep_house());
     for Door { socket, front } in doors {
         let acceptor = Acceptor::new(socket)?;
         tokio::task::spawn_local(listener::run(acceptor, front, Arc::clone(&worker.crew), worker.index));

@@ -19,6 +19,7 @@ use crate::http::head::Version;
 use crate::local::Local;
 use crate::metrics;
 use crate::metrics::Direction;
+use crate::metrics::Retry;
 use crate::metrics::Tls;
 use crate::tcp::Copied;
 use crate::trace;
@@ -42,6 +43,8 @@ pub struct Ending {
     pub reason: Option<Reason>,
     pub detail: String,
     pub tries: u32,
+    /// Why the last of several tries was made.
+    pub retry: Option<Retry>,
     pub tls: Tls,
     pub span: Option<Span>,
     texts: Texts,
@@ -86,6 +89,7 @@ impl Ending {
             reason: None,
             detail: String::new(),
             tries: 0,
+            retry: None,
             tls: Tls::Plaintext,
             span: None,
             texts: Texts::default(),
@@ -179,6 +183,7 @@ impl Ending {
                 detail: std::mem::take(&mut self.detail),
                 duration,
                 tries: self.tries,
+                retry: self.retry,
                 request_bytes: end.request_bytes,
                 response_bytes: end.response_bytes,
                 trace: sampled.map(|span| trace::hex(&span.context.trace)),

@@ -31,8 +31,10 @@ pub use crate::local::apps::Apps;
 use crate::metrics;
 use crate::metrics::Direction;
 use crate::metrics::Metrics;
+use crate::metrics::Retry;
 use crate::pool::Make;
 use crate::pool::Pool;
+use crate::retry::Kind;
 use crate::state::State;
 use crate::timer::Timers;
 use crate::tls::Tls;
@@ -101,8 +103,18 @@ impl Local {
         })
     }
 
-    /// Keeps house once a second until dropped.
-    pub async fn sweep(self: Rc<Self>) {
+    /// Keeps house until dropped.
+    pub async fn keep_house(self: Rc<Self>) {
+        tokio::select! {
+            // Neither ever ends.
+            biased;
+            () = self.pool.watch() => {}
+            () = self.sweep() => {}
+        }
+    }
+
+    /// Once a second.
+    async fn sweep(&self) {
         let (mut version, mut generation) = (0, 0);
         loop {
             self.timers.sleep(Duration::from_secs(1)).await;
@@ -144,6 +156,17 @@ impl Local {
         let mut table = self.pools.borrow_mut();
         let found = table.entry(Arc::clone(service)).or_insert_with(|| self.shared.metrics.pool(service, self.worker));
         Arc::clone(found)
+    }
+
+    pub fn count_retry(&self, service: &Arc<str>, kind: Kind) -> Retry {
+        let retry = match kind {
+            Kind::NeverProcessed => Retry::NeverProcessed,
+            Kind::IdleRace => Retry::IdleRace,
+            Kind::IdleReset => Retry::IdleReset,
+            Kind::Policy => Retry::Policy,
+        };
+        self.pool_metrics(service).retries[retry as usize].increment();
+        retry
     }
 
     /// Counts the choices of this worker, for round robin.

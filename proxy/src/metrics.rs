@@ -164,6 +164,8 @@ pub enum Retry {
     NeverProcessed,
     /// The provable idle race: the server closed a kept connection as we used it.
     IdleRace,
+    /// A kept connection was reset as we used it: repeated where the method allows.
+    IdleReset,
     /// Allowed by the policy.
     Policy,
     /// Wanted by the policy and refused by the budget.
@@ -171,12 +173,13 @@ pub enum Retry {
 }
 
 impl Retry {
-    pub const ALL: [Self; 4] = [Self::NeverProcessed, Self::IdleRace, Self::Policy, Self::Refused];
+    pub const ALL: [Self; 5] = [Self::NeverProcessed, Self::IdleRace, Self::IdleReset, Self::Policy, Self::Refused];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NeverProcessed => "never_processed",
             Self::IdleRace => "idle_race",
+            Self::IdleReset => "idle_reset",
             Self::Policy => "policy",
             Self::Refused => "refused_by_budget",
         }

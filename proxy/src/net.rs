@@ -27,6 +27,7 @@ use socket2::Type;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::DuplexStream;
+use tokio::io::Interest;
 use tokio::io::ReadBuf;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
@@ -138,9 +139,29 @@ pub fn is_quiet(stream: &TcpStream) -> bool {
     }
 }
 
+/// Ready once an idle connection is not quiet any more; until then the task is woken when that may be so.
+pub fn poll_unquiet(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    while stream.poll_read_ready(cx).is_ready() {
+        // What the poller remembers may be of the last answer: asking makes it forget.
+        let asked = stream.try_io(Interest::READABLE, || match is_quiet(stream) {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => Ok(()),
+        });
+        if asked.is_ok() {
+            return Poll::Ready(());
+        }
+    }
+    Poll::Pending
+}
+
 /// How many bytes the other end's kernel has acknowledged; `None` where this kernel does not say.
 pub fn bytes_acked(stream: &TcpStream) -> Option<u64> {
-    sys::bytes_acked(stream)
+    sys::tcp_info(stream).map(|info| info.tcpi_bytes_acked)
+}
+
+/// The kernel's average of the time there and back.
+pub fn round_trip(stream: &TcpStream) -> Option<Duration> {
+    sys::tcp_info(stream).map(|info| Duration::from_micros(info.tcpi_rtt.into()))
 }
 
 /// Makes the close a reset: for ends that must not look clean.

@@ -1,8 +1,11 @@
 //! Connections to endpoints, one pool per worker: what is kept, what is opened, who waits. It must never lend a connection to
 //! a request that differs in anything that matters for security, nor open one without its destination's permit.
 
+mod idle;
 mod lane;
 pub mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,6 +20,7 @@ use leno_proto::identity::SpiffeId;
 use leno_proto::policy::Connection;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Traffic;
+use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::gate::Gate;
@@ -33,7 +37,7 @@ pub use crate::pool::lane::Stream;
 use crate::timer::Timers;
 use crate::tls::Alpn;
 use crate::tls::Tls;
-use crate::upstream::EndpointShared;
+use crate::upstream::IdleLimit;
 
 /// Everything that two requests must agree on to share a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,7 +77,7 @@ pub struct Way {
     pub gate: Arc<Gate>,
     pub limits: Limits,
     /// Learns how long the server lets a connection idle.
-    pub endpoint: Option<Arc<EndpointShared>>,
+    pub idle: Arc<IdleLimit>,
     pub parallelism: u32,
     pub metrics: Arc<metrics::Pool>,
 }
@@ -107,6 +111,16 @@ pub struct Make {
 pub struct Pool {
     lanes: RefCell<HashMap<Key, Rc<Lane>>>,
     make: Rc<Make>,
+    /// Rings when something happens to an idle connection.
+    bell: Arc<Notify>,
+}
+
+/// Which connection a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    Any,
+    /// None that has idled: that is what has just failed.
+    Fresh,
 }
 
 /// An HTTP/1 connection to send one request on, and its way home.
@@ -132,18 +146,26 @@ pub struct OpenGuard {
 
 impl Pool {
     pub fn new(make: Make) -> Self {
-        Self { lanes: RefCell::default(), make: Rc::new(make) }
+        Self { lanes: RefCell::default(), make: Rc::new(make), bell: Arc::default() }
     }
 
     /// An idle connection, else a new one, else the next that comes back before `deadline`.
-    pub async fn http1(&self, way: &Way, deadline: Instant) -> Result<Http1, Error> {
+    pub async fn http1(&self, way: &Way, take: Take, deadline: Instant) -> Result<Http1, Error> {
         let lane = self.lane(way);
         let started = Instant::now();
-        if let Some(kept) = lane.take_idle(started, way.idle_limit()) {
+        let kept = match take {
+            Take::Any => lane.take_idle(started),
+            Take::Fresh => None,
+        };
+        if let Some(kept) = kept {
             way.metrics.acquire.record(Duration::ZERO);
             return Ok(lane.lend(kept, way, Reused::Yes));
         }
-        let permit = match way.gate.try_acquire() {
+        let mut free = way.gate.try_acquire();
+        if free.is_none() && take == Take::Fresh && lane.give_up() {
+            free = way.gate.try_acquire();
+        }
+        let permit = match free {
             Some(permit) => permit,
             None => {
                 let _waiting = Waiting::new(&way.metrics);
@@ -164,7 +186,7 @@ impl Pool {
         way.metrics.acquire.record(started.elapsed());
         // Boxed: seldom, and as large as a handshake.
         let io = Box::pin(way.connect(&self.make)).await?;
-        Ok(lane.lend_new(io, permit, way))
+        Ok(lane.lend_new(io, permit, way, &self.bell))
     }
 
     /// A stream's place on a connection that is shared by many.
@@ -190,6 +212,18 @@ impl Pool {
         metrics.active.add(1);
         metrics.checkouts_new.increment();
         Ok(Opened { io, guard: OpenGuard { metrics, born: Instant::now(), _permit: permit } })
+    }
+
+    /// Lets go of idle connections as their servers close them. Never ready.
+    pub async fn watch(&self) {
+        loop {
+            self.bell.notified().await;
+            self.notice(Instant::now());
+        }
+    }
+
+    fn notice(&self, now: Instant) {
+        self.lanes.borrow().values().for_each(|lane| lane.notice(now));
     }
 
     /// Closes what idled or lived too long. Once a second is enough: checkout looks again.
@@ -244,11 +278,6 @@ enum Reused {
 }
 
 impl Way {
-    fn idle_limit(&self) -> Duration {
-        let policy = self.limits.connection().idle_timeout;
-        self.endpoint.as_ref().map_or(policy, |endpoint| endpoint.idle_timeout(policy, Instant::now()))
-    }
-
     fn granted(&self, granted: Result<Permit, Refused>, started: Instant) -> Result<Permit, Error> {
         granted.map_err(|refused| match refused {
             Refused::QueueFull => Error::QueueFull(self.target.clone()),

@@ -23,8 +23,8 @@ pub enum Ended {
         reason: Reason,
         /// Proven: nothing was written, or the peer said so.
         never_processed: bool,
-        /// Proven: a reused connection that the server had closed while idle.
-        idle_race: bool,
+        /// The connection had idled before: the server may have closed it as the request was on its way.
+        reused: bool,
         /// A byte of an answer came: it cannot be taken back.
         answered: bool,
     },
@@ -95,8 +95,11 @@ pub struct Spent {
 pub enum Kind {
     /// The application never saw the request.
     NeverProcessed,
-    /// The connection was closed while it was idle. At once, on a fresh connection.
+    /// The connection was closed while it was idle, and the request was provably not processed. At once, on a fresh
+    /// connection.
     IdleRace,
+    /// The connection had idled and was reset, which proves nothing: only what may be repeated, as `IdleRace`.
+    IdleReset,
     /// Policy names this outcome.
     Policy,
 }
@@ -153,7 +156,7 @@ impl Spent {
             Ok((kind, after)) => {
                 match kind {
                     Kind::NeverProcessed => self.transport += 1,
-                    Kind::IdleRace => self.idle_races += 1,
+                    Kind::IdleRace | Kind::IdleReset => self.idle_races += 1,
                     Kind::Policy => self.policy += 1,
                 }
                 Verdict::Again { kind, after }
@@ -171,7 +174,7 @@ impl Spent {
         now: Instant,
         dice: &mut impl Rng,
     ) -> Result<(Kind, Duration), Stop> {
-        let kind = kind(rules, ended).ok_or(Stop::Final)?;
+        let kind = kind(rules, ended, asked).ok_or(Stop::Final)?;
         if kind == Kind::Policy && !asked.idempotent && rules.methods == RetryMethods::Idempotent {
             return Err(Stop::Method);
         }
@@ -180,21 +183,21 @@ impl Spent {
         }
         let (spent, most) = match kind {
             Kind::NeverProcessed => (self.transport, TRANSPORT_MAX),
-            Kind::IdleRace => (self.idle_races, IDLE_RACES_MAX),
+            Kind::IdleRace | Kind::IdleReset => (self.idle_races, IDLE_RACES_MAX),
             Kind::Policy => (self.policy, rules.attempts),
         };
         if spent >= most {
             return Err(Stop::Limit);
         }
         let after = match kind {
-            Kind::IdleRace => Duration::ZERO,
+            Kind::IdleRace | Kind::IdleReset => Duration::ZERO,
             Kind::NeverProcessed | Kind::Policy => self.wait(rules, ended, dice)?,
         };
         if asked.remaining.is_some_and(|remaining| after >= remaining) {
             return Err(Stop::Deadline);
         }
         let budget = match kind {
-            Kind::NeverProcessed | Kind::IdleRace => budgets.transport,
+            Kind::NeverProcessed | Kind::IdleRace | Kind::IdleReset => budgets.transport,
             Kind::Policy => budgets.policy,
         };
         // Last, so that only a retry that will be made is paid for.
@@ -233,18 +236,27 @@ pub fn may_repeat(rules: &Retries) -> bool {
     rules.attempts > 0 && rules.on.iter().any(|on| !is_safe(*on))
 }
 
+/// The kind of retry that a failure calls for whatever the policy says.
+pub fn always(ended: Ended, asked: Asked) -> Option<Kind> {
+    let Ended::Failed { reason, never_processed, reused, answered: false } = ended else { return None };
+    match (never_processed, reused) {
+        (true, true) => Some(Kind::IdleRace),
+        (true, false) => Some(Kind::NeverProcessed),
+        (false, _) if reason.again() == Again::NeverProcessed => Some(Kind::NeverProcessed),
+        (false, true) if asked.idempotent && reason == Reason::ResetBeforeResponse => Some(Kind::IdleReset),
+        (false, _) => None,
+    }
+}
+
 /// The kind of retry that an ending calls for, if any.
-fn kind(rules: &Retries, ended: Ended) -> Option<Kind> {
+fn kind(rules: &Retries, ended: Ended, asked: Asked) -> Option<Kind> {
     let named = |holds: &dyn Fn(RetryOn) -> bool| rules.on.iter().any(|on| holds(*on)).then_some(Kind::Policy);
     match ended {
         Ended::Failed { answered: true, .. } => None,
-        Ended::Failed { idle_race: true, .. } => Some(Kind::IdleRace),
-        Ended::Failed { never_processed: true, .. } => Some(Kind::NeverProcessed),
-        Ended::Failed { reason, .. } => match reason.again() {
-            Again::NeverProcessed => Some(Kind::NeverProcessed),
+        Ended::Failed { reason, .. } => always(ended, asked).or_else(|| match reason.again() {
             Again::MayBeProcessed => named(&|on| fails(on, reason)),
-            Again::Final => None,
-        },
+            Again::NeverProcessed | Again::Final => None,
+        }),
         Ended::Answered { status, grpc_status, reason, .. } => match reason {
             // A retry storm ends at the hop that noticed it: who is out of tries or budget is not asked again from here.
             Some(Reason::RetryBudget | Reason::RetryLimit) => None,

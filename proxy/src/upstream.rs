@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod idle;
 #[cfg(test)]
 mod tests;
 
@@ -10,7 +11,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -28,6 +28,7 @@ use crate::gate::Gate;
 use crate::gate::Reclaim;
 use crate::limit::TokenBucket;
 use crate::retry::Budget;
+pub use crate::upstream::idle::IdleLimit;
 
 /// A Service's port as one snapshot sees it: policy and members of now, around what was learned.
 #[derive(Debug)]
@@ -104,9 +105,7 @@ pub struct EndpointShared {
     /// Requests under way, over all workers.
     pub in_flight: AtomicU32,
     pub ejection: Arc<Ejection>,
-    /// The shortest idle time after which the server was seen to close a connection, with when it was seen: milliseconds, and
-    /// seconds after `since`, in one word. `u64::MAX`: none seen.
-    idle_limit: AtomicU64,
+    pub idle: Arc<IdleLimit>,
     /// When it first appeared, for slow start.
     pub since: Instant,
 }
@@ -137,52 +136,11 @@ impl EndpointShared {
             identity,
             in_flight: AtomicU32::new(0),
             ejection: Arc::new(Ejection::new(quorum.clone(), now)),
-            idle_limit: AtomicU64::new(u64::MAX),
+            idle: Arc::default(),
             since: now,
         }
     }
-
-    /// The server closed a connection that had been idle for `idle`. Less than `IDLE_MIN` teaches nothing: that is a server
-    /// that went away.
-    pub fn learn_idle_limit(&self, idle: Duration, now: Instant) {
-        if idle < IDLE_MIN {
-            return;
-        }
-        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
-        let seen = self.age_seconds(now);
-        let shorter = |word: u64| {
-            let known = remembered(word, seen);
-            known.is_none_or(|known| millis <= known).then_some((u64::from(millis) << 32) | u64::from(seen))
-        };
-        // Not shorter than what is known: nothing to learn.
-        let _ = self.idle_limit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
-    }
-
-    /// How long a connection may be idle before it is not used again: the policy's time, or three quarters of what the
-    /// server was lately seen to allow; the rest is for the way there.
-    pub fn idle_timeout(&self, policy: Duration, now: Instant) -> Duration {
-        match remembered(self.idle_limit.load(Ordering::Relaxed), self.age_seconds(now)) {
-            None => policy,
-            Some(millis) => policy.min(Duration::from_millis(u64::from(millis) * 3 / 4).max(IDLE_MIN)),
-        }
-    }
-
-    fn age_seconds(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.since).as_secs()).unwrap_or(u32::MAX)
-    }
 }
-
-/// The limit in such a word, in milliseconds, unless it is too old.
-fn remembered(word: u64, age_seconds: u32) -> Option<u32> {
-    let (millis, seen) = ((word >> 32) as u32, word as u32);
-    (word != u64::MAX && age_seconds.saturating_sub(seen) < IDLE_REMEMBERED_SECONDS).then_some(millis)
-}
-
-/// No server's keep-alive is shorter on purpose, and a pool that closes sooner is none.
-const IDLE_MIN: Duration = Duration::from_millis(500);
-
-/// A server may have been configured anew, or the close had another cause.
-const IDLE_REMEMBERED_SECONDS: u32 = 600;
 
 /// So many requests under way on an endpoint; dropping it takes this one out again.
 #[derive(Debug)]

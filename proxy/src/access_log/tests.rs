@@ -21,6 +21,7 @@ fn entry() -> Entry {
         detail: String::new(),
         duration: Duration::from_micros(1_234),
         tries: 1,
+        retry: None,
         request_bytes: 0,
         response_bytes: 12,
         trace: None,

@@ -87,6 +87,75 @@ fn a_post_arrives_once_when_the_application_closed_its_idle_connection() {
     });
 }
 
+/// One exchange, so that a connection to the application idles; then `request`, which the application answers with an end as
+/// `end` makes it; what the client gets, and how many connections the application has accepted by then.
+async fn ended_by(mesh: &Mesh, request: &[u8], end: impl AsyncFn(Served)) -> String {
+    let app = mesh.application("orders");
+    let mut client = mesh.call("web", "orders").await;
+    client.write_all(GET).await.unwrap();
+    let mut served = app.accept().await;
+    served.head().await;
+    served.io.write_all(OK).await.unwrap();
+    answer(&mut client, 2).await;
+    client.write_all(request).await.unwrap();
+    end(served).await;
+    let again = async {
+        let mut served = app.accept().await;
+        served.head().await;
+        served.io.write_all(OK).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        (head, _) = answer(&mut client, 0) => head,
+        () = again => unreachable!(),
+    }
+}
+
+const POST: &[u8] = b"POST /buy HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbook";
+
+/// Takes the request whole, and then breaks the connection.
+async fn process_and_reset(mut served: Served) {
+    served.head().await;
+    served.io.set_zero_linger().unwrap();
+}
+
+#[test]
+fn a_server_that_processes_and_then_ends_the_connection_gets_each_post_once() {
+    for meshed in [true, false] {
+        let run = |end: fn(Served) -> std::pin::Pin<Box<dyn Future<Output = ()>>>| {
+            let mut mesh = Mesh::new();
+            mesh.meshed = meshed;
+            mesh.run(move |mesh| async move {
+                let head = ended_by(&mesh, POST, async |served| end(served).await).await;
+                assert!(head.starts_with("HTTP/1.1 502"), "{meshed}: {head}");
+                let reason = if meshed { "leno-reason: app_reset" } else { "leno-reason: reset_before_response" };
+                assert!(head.contains(reason), "{head}");
+            });
+        };
+        run(|served| Box::pin(process_and_reset(served)));
+        run(|mut served| {
+            Box::pin(async move {
+                served.head().await;
+                served.bytes(4).await;
+            })
+        });
+    }
+}
+
+#[test]
+fn a_get_on_a_kept_connection_that_is_reset_is_sent_again() {
+    for meshed in [true, false] {
+        let mut mesh = Mesh::new();
+        mesh.meshed = meshed;
+        mesh.run(move |mesh| async move {
+            let head = ended_by(&mesh, GET, process_and_reset).await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{meshed}: {head}");
+            let pod = mesh.application(if meshed { "orders" } else { "web" });
+            assert!(pod.metrics.render().contains(r#"kind="idle_reset"} 1"#), "{}", pod.metrics.render());
+        });
+    }
+}
+
 #[test]
 fn who_is_not_allowed_gets_a_reason_and_the_application_sees_nothing() {
     let mut mesh = Mesh::new();

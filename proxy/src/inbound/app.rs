@@ -32,7 +32,7 @@ impl Application {
             target: app.name.clone(),
             gate: Arc::clone(&app.connections),
             limits: Limits::Application(Arc::clone(&app.limits)),
-            endpoint: None,
+            idle: Arc::clone(&app.idle),
             parallelism: 1,
             metrics: local.pool_metrics(&app.label),
         };

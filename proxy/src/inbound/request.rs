@@ -34,8 +34,13 @@ use crate::inbound::app;
 use crate::inbound::app::Application;
 use crate::local::Local;
 use crate::metrics::Direction;
+use crate::metrics::Retry;
 use crate::metrics::Tls;
+use crate::pool::Take;
 use crate::pool::Wire;
+use crate::retry;
+use crate::retry::Asked;
+use crate::retry::Ended;
 use crate::trace;
 use crate::trace::Span;
 
@@ -103,7 +108,7 @@ impl Requests {
         }
         head.version = version;
         let deadline = hop.as_ref().and_then(|hop| hop.deadline);
-        let sent = self.send(&application, &permit, &head, body, interim);
+        let sent = self.send(&application, &permit, &head, body, interim, ending);
         let mut answered = match deadline {
             Some(most) => self.local.timers.timeout(most, sent).await.unwrap_or(Err(Error::RequestTimeout(most)))?,
             None => sent.await?,
@@ -161,11 +166,14 @@ impl Requests {
         head: &RequestHead,
         mut body: Body<'c>,
         interim: &Interim,
+        ending: &mut Ending,
     ) -> Result<Answered<'c>, Error> {
         let way = application.way(permit);
         let pool = &self.local.pool;
-        let mut races = 0;
+        application.app.retries.deposit(Instant::now());
+        let mut take = Take::Any;
         loop {
+            let mut reused = false;
             let sent = match way.key.wire {
                 Wire::Http2 => {
                     let stream = pool.http2(way, application.deadline()).await.map_err(app::as_application)?;
@@ -178,18 +186,19 @@ impl Requests {
                     client.exchange(head, body, interim, Rc::new(NoHome)).await
                 }
                 Wire::Http1 | Wire::Hop | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
-                    let lease = pool.http1(way, application.deadline()).await.map_err(app::as_application)?;
+                    let lease = pool.http1(way, take, application.deadline()).await.map_err(app::as_application)?;
+                    reused = lease.reused;
                     lease.client.exchange(head, body, interim, lease.home).await
                 }
             };
-            match sent {
+            let SendError { reason, detail, never_processed, answered, body: returned, .. } = match sent {
                 Ok(answered) => return Ok(answered),
-                // The application closed a kept connection as we spoke: it saw nothing, and the next one is fresh.
-                Err(SendError { never_processed: true, body: Some(returned), .. }) if races < RACES_MAX => {
-                    races += 1;
-                    body = returned;
-                }
-                Err(SendError { reason, detail, .. }) => {
+                Err(error) => error,
+            };
+            let ended = Ended::Failed { reason, never_processed, reused, answered };
+            match returned.filter(|_| self.repeats(application, head, ended, ending)) {
+                Some(returned) => (body, take) = (returned, Take::Fresh),
+                None => {
                     let reason = match reason {
                         Reason::ResetBeforeResponse => Reason::AppReset,
                         other => other,
@@ -198,6 +207,26 @@ impl Requests {
                 }
             }
         }
+    }
+
+    /// Whether the request goes out once more: the application closed a kept connection as we spoke, and saw nothing of it,
+    /// or may see it twice.
+    fn repeats(&self, application: &Application, head: &RequestHead, ended: Ended, ending: &mut Ending) -> bool {
+        let app = &application.app;
+        let idempotent = retry::is_idempotent(&head.method, head.headers.contains("idempotency-key"));
+        let asked = Asked { idempotent, replayable: true, remaining: None };
+        let Some(kind) = retry::always(ended, asked) else { return false };
+        if !app.may_repeat() || ending.tries > RACES_MAX {
+            return false;
+        }
+        let paid = app.retries.try_withdraw(Instant::now());
+        if paid {
+            ending.tries += 1;
+            ending.retry = Some(self.local.count_retry(&app.label, kind));
+        } else {
+            self.local.pool_metrics(&app.label).retries[Retry::Refused as usize].increment();
+        }
+        paid
     }
 }
 

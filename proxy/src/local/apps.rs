@@ -22,6 +22,8 @@ use parking_lot::Mutex;
 
 use crate::gate::Gate;
 use crate::limit::TokenBucket;
+use crate::retry::Budget;
+use crate::upstream::IdleLimit;
 
 #[derive(Default)]
 pub struct Apps(Mutex<HashMap<u16, Arc<App>>>);
@@ -36,6 +38,10 @@ pub struct App {
     pub connections: Arc<Gate>,
     pub requests: Arc<Gate>,
     pub limits: Arc<Connection>,
+    /// Learns how long the application lets a connection idle.
+    pub idle: Arc<IdleLimit>,
+    /// Of requests that are sent again because the application never had them.
+    pub retries: Arc<Budget>,
     rates: Option<Arc<Rates>>,
     policy: Arc<InboundTraffic>,
 }
@@ -70,6 +76,10 @@ impl Apps {
             Some(known) if known.rule == *rule => known,
             _ => Arc::new(Rates::new(rule, Instant::now())),
         });
+        let (idle, retries) = match before {
+            Some(before) => (Arc::clone(&before.idle), Arc::clone(&before.retries)),
+            None => (Arc::default(), Arc::new(Budget::of_transport(Instant::now()))),
+        };
         let service = ServiceName { namespace: "".into(), name: "application".into() };
         let app = Arc::new(App {
             name: ServicePort { service, port },
@@ -78,6 +88,8 @@ impl Apps {
             connections,
             requests,
             limits: Arc::new(towards_application(hop)),
+            idle,
+            retries,
             rates,
             policy: Arc::clone(policy),
         });
@@ -87,6 +99,11 @@ impl Apps {
 }
 
 impl App {
+    /// Whether policy lets a request be sent again to the application that never had it.
+    pub fn may_repeat(&self) -> bool {
+        self.policy.app.retry_reset_before_request
+    }
+
     /// Whether the rate limits let one more request in.
     pub fn admits(&self, identity: Option<&SpiffeId>, now: Instant) -> bool {
         self.rates.as_ref().is_none_or(|rates| rates.admits(identity, now))

@@ -16,8 +16,8 @@ pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>
     unsafe { AsyncFd::register(listener) }.map_err(Into::into)
 }
 
-/// `tcpi_bytes_acked` of TCP_INFO (Linux 4.1).
-pub(super) fn bytes_acked(stream: &TcpStream) -> Option<u64> {
+/// TCP_INFO, of a kernel that fills it up to `tcpi_bytes_acked` (Linux 4.1).
+pub(super) fn tcp_info(stream: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open while `stream` is borrowed; the kernel writes at most `length` bytes into `info`.
@@ -35,7 +35,7 @@ pub(super) fn bytes_acked(stream: &TcpStream) -> Option<u64> {
         return None;
     }
     // SAFETY: zeroed to begin with, and every bit pattern is a valid `tcp_info` of integers.
-    Some(unsafe { info.assume_init() }.tcpi_bytes_acked)
+    Some(unsafe { info.assume_init() })
 }
 
 /// Makes the calling thread nicer to the others, so that telemetry and control never delay a request.

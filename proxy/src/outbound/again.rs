@@ -22,7 +22,6 @@ use crate::retry;
 use crate::retry::Asked;
 use crate::retry::Budgets;
 use crate::retry::Ended;
-use crate::retry::Kind;
 use crate::retry::Spent;
 use crate::retry::Stop;
 use crate::retry::Verdict;
@@ -83,7 +82,7 @@ pub(super) fn verdict(
         Ok(answered) => (ended(&answered.head.headers, answered.head.status), replay.can(None)),
         Err(failed) => {
             let Failed { reason, never_processed, answered, reused, .. } = *failed;
-            let ended = Ended::Failed { reason, never_processed, idle_race: never_processed && reused, answered };
+            let ended = Ended::Failed { reason, never_processed, reused, answered };
             (ended, replay.can(failed.body.as_ref()))
         }
     };
@@ -95,18 +94,13 @@ pub(super) fn verdict(
     let budgets = Budgets { policy: &shared.retries, transport: &shared.transport_retries };
     let mut dice = local.dice.borrow_mut();
     let verdict = course.spent.verdict(&chosen.policy.retries, ended, asked, budgets, now, &mut *dice);
-    let count = |kind: Retry| local.pool_metrics(&chosen.target.label).retries[kind as usize].increment();
     match verdict {
         Verdict::Again { kind, after } => {
-            count(match kind {
-                Kind::NeverProcessed => Retry::NeverProcessed,
-                Kind::IdleRace => Retry::IdleRace,
-                Kind::Policy => Retry::Policy,
-            });
+            course.last = Some(local.count_retry(&chosen.target.label, kind));
             Some(after)
         }
         Verdict::Stop(Stop::Budget) => {
-            count(Retry::Refused);
+            local.pool_metrics(&chosen.target.label).retries[Retry::Refused as usize].increment();
             None
         }
         Verdict::Stop(Stop::Final | Stop::Method | Stop::Body | Stop::Limit | Stop::Deadline | Stop::Wish) => None,
@@ -117,6 +111,8 @@ pub(super) fn verdict(
 pub(super) struct Course {
     pub(super) spent: Spent,
     pub(super) deadline: Option<Instant>,
+    /// Why the attempt that comes is made; `None`: it is the first.
+    pub(super) last: Option<Retry>,
 }
 
 fn ended(headers: &Headers, status: u16) -> Ended {

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::local::Local;
 use crate::pool::Key;
 use crate::pool::Limits;
+use crate::pool::Take;
 use crate::pool::Way;
 use crate::pool::Wire;
 use crate::upstream::InFlight;
@@ -27,6 +28,8 @@ use crate::upstream::Target;
 pub(super) struct Choice {
     index: usize,
     member: Member,
+    /// Which connection the attempt may have.
+    pub(super) take: Take,
     _in_flight: InFlight,
     /// This attempt finds out whether an ejected endpoint is well again.
     _probe: Option<Probe>,
@@ -55,7 +58,7 @@ pub(super) fn pick(
     let Picked { index, probe } = balance::pick(&choice, latency, &mut *local.dice.borrow_mut())
         .ok_or_else(|| Error::NoEndpoints(target.name.clone()))?;
     let member = target.members[index].clone();
-    Ok(Choice { index, _in_flight: InFlight::begin(&member.shared), member, _probe: probe })
+    Ok(Choice { index, take: Take::Any, _in_flight: InFlight::begin(&member.shared), member, _probe: probe })
 }
 
 /// What an attempt told about its endpoint.
@@ -109,7 +112,7 @@ pub(super) fn way(local: &Local, target: &Target, member: &Member, need: Need) -
         target: target.name.clone(),
         gate: Arc::clone(&target.shared.connections),
         limits: Limits::Traffic(Arc::clone(&target.policy)),
-        endpoint: Some(Arc::clone(&member.shared)),
+        idle: Arc::clone(&member.shared.idle),
         parallelism: member.endpoint.parallelism,
         metrics: local.pool_metrics(&target.label),
     }

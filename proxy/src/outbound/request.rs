@@ -35,6 +35,7 @@ use crate::http::head::Version;
 use crate::inbound;
 use crate::local::Local;
 use crate::metrics::Direction;
+use crate::metrics::Retry;
 use crate::metrics::Tls;
 use crate::outbound::again;
 use crate::outbound::again::Course;
@@ -47,6 +48,7 @@ use crate::outbound::place::Place;
 use crate::outbound::route;
 use crate::outbound::route::Chosen;
 use crate::outbound::route::Decision;
+use crate::pool::Take;
 use crate::pool::Wire;
 use crate::retry::Spent;
 use crate::trace;
@@ -213,10 +215,13 @@ impl Requests {
         let mut tried: Vec<usize> = Vec::new();
         let patience = chosen.policy.timeouts.request.map(|most| most.saturating_sub(ending.started().elapsed()));
         let deadline = patience.map(|patience| Instant::now() + patience);
-        let mut course = Course { spent: Spent::default(), deadline };
+        let mut course = Course { spent: Spent::default(), deadline, last: None };
         loop {
             let body = replay.body().ok_or(Error::ClientGone)?;
-            let choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
+            let mut choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
+            if matches!(course.last, Some(Retry::IdleRace | Retry::IdleReset)) {
+                choice.take = Take::Fresh;
+            }
             let (address, expected) = {
                 let identity = &choice.member().shared.identity;
                 (identity.address, identity.expected.is_some())
@@ -231,6 +236,8 @@ impl Requests {
             let outcome = self.try_at(chosen, &choice, hop, head, body, interim).await;
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
+                // The connection was old: that says nothing of the endpoint.
+                Err(failed) if failed.is_stale() => Outcome::Neutral,
                 Err(failed) => outcome_of_reason(failed.reason),
             };
             pick::record(&self.local, target, &choice, seen, Some(started.elapsed()));
@@ -247,6 +254,7 @@ impl Requests {
                 }
                 (Err(failed), None) => return Err(failed.into_error(address)),
                 (outcome, Some(wait)) => {
+                    ending.retry = course.last;
                     if let Err(failed) = outcome {
                         replay.give_back(failed.body);
                     }
@@ -338,7 +346,7 @@ impl Requests {
                 Ok(Answered { head, body, tunnel: None })
             }
             Wire::Http1 if need != Need::Upgrade => {
-                let lease = match pool.http1(&way, deadline).await {
+                let lease = match pool.http1(&way, choice.take, deadline).await {
                     Ok(lease) => lease,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
@@ -404,6 +412,11 @@ impl<'c> Failed<'c> {
         let reason = error.reason();
         let never_processed = reason.again() == Again::NeverProcessed;
         Self { reason, detail: error.to_string(), never_processed, answered: false, reused: false, body: Some(body) }
+    }
+
+    /// The connection had idled, and ended before a byte of an answer.
+    fn is_stale(&self) -> bool {
+        self.reused && !self.answered && self.reason == Reason::ResetBeforeResponse
     }
 
     fn late(after: Duration) -> Self {

@@ -28,17 +28,23 @@ use crate::pool::Pool;
 use crate::pool::Reused;
 use crate::pool::Way;
 use crate::pool::Wire;
+use crate::pool::idle::Idle;
+use crate::pool::idle::Watch;
+use crate::pool::shelf;
+use crate::pool::shelf::Closed;
 use crate::pool::shelf::Kept;
 use crate::pool::shelf::Shelf;
 use crate::pool::shelf::jittered;
-use crate::upstream::EndpointShared;
+use crate::upstream::IdleLimit;
 
 pub(super) struct Lane {
     target: ServicePort,
     gate: Arc<Gate>,
     limits: RefCell<Limits>,
-    idle_limit: Cell<Duration>,
-    endpoint: Option<Arc<EndpointShared>>,
+    /// Learns how long the server lets a connection idle.
+    idle_limit: RefCell<Arc<IdleLimit>>,
+    /// What it said of that last, and when that was passed on.
+    said: Cell<Option<(Duration, Instant)>>,
     metrics: Arc<metrics::Pool>,
     shelf: RefCell<Shelf<Idle>>,
     /// HTTP/2 connections, those included that finish their last streams.
@@ -46,15 +52,6 @@ pub(super) struct Lane {
     opening: Opening,
     /// Whether the last connection that came back went to a waiter of our own.
     kept_last: Cell<bool>,
-}
-
-/// An HTTP/1 connection at rest. It keeps its permit: it is open.
-pub(super) struct Idle(h1::Client);
-
-impl Idle {
-    fn is_quiet(&mut self) -> bool {
-        self.0.is_idle_alive()
-    }
 }
 
 struct Shared {
@@ -87,8 +84,8 @@ impl Lane {
             target: way.target.clone(),
             gate: Arc::clone(&way.gate),
             limits: RefCell::new(way.limits.clone()),
-            idle_limit: Cell::new(way.idle_limit()),
-            endpoint: way.endpoint.clone(),
+            idle_limit: RefCell::new(Arc::clone(&way.idle)),
+            said: Cell::new(None),
             metrics: Arc::clone(&way.metrics),
             shelf: RefCell::new(Shelf::default()),
             shared: RefCell::default(),
@@ -100,7 +97,15 @@ impl Lane {
     /// Policy may have changed since the lane was made.
     pub(super) fn obey(&self, way: &Way) {
         self.limits.replace(way.limits.clone());
-        self.idle_limit.set(way.idle_limit());
+        if !Arc::ptr_eq(&self.idle_limit.borrow(), &way.idle) {
+            self.idle_limit.replace(Arc::clone(&way.idle));
+        }
+    }
+
+    /// How long a connection may have idled and still be used.
+    fn usable_for(&self, now: Instant) -> Duration {
+        let policy = self.limits.borrow().connection().idle_timeout;
+        self.idle_limit.borrow().usable_for(policy, now)
     }
 
     pub(super) fn target(&self) -> &ServicePort {
@@ -111,9 +116,10 @@ impl Lane {
         self.shelf.borrow().idle() == 0 && self.shared.borrow().is_empty()
     }
 
-    pub(super) fn take_idle(&self, now: Instant, limit: Duration) -> Option<Kept<Idle>> {
+    pub(super) fn take_idle(&self, now: Instant) -> Option<Kept<Idle>> {
+        let limit = self.usable_for(now);
         let (kept, closed) = self.shelf.borrow_mut().take(now, limit, Idle::is_quiet);
-        closed.into_iter().for_each(|(kept, why)| self.closed_idle(kept, why));
+        self.closed_idle(closed, now);
         if kept.is_some() {
             self.metrics.idle.add(-1);
         }
@@ -130,16 +136,16 @@ impl Lane {
             Reused::No => way.metrics.checkouts_new.increment(),
         }
         way.metrics.active.add(1);
-        let Kept { connection: Idle(client), born, dies, requests, .. } = kept;
-        let berth =
-            Berth { lane: Rc::clone(self), stay: RefCell::new(Some(Stay { born, dies, requests: requests + 1 })) };
+        let Kept { connection: Idle { client, watch }, born, dies, requests, .. } = kept;
+        let stay = Stay { born, dies, requests: requests + 1, watch };
+        let berth = Berth { lane: Rc::clone(self), stay: RefCell::new(Some(stay)) };
         Http1 { client, home: Rc::new(berth), reused: reused == Reused::Yes }
     }
 
-    pub(super) fn lend_new(self: &Rc<Self>, io: Io, permit: Permit, way: &Way) -> Http1 {
+    pub(super) fn lend_new(self: &Rc<Self>, io: Io, permit: Permit, way: &Way, bell: &Arc<Notify>) -> Http1 {
         let lifetime = way.limits.connection().max_lifetime.map(|most| jittered(most, rand::random()));
         let client = h1::Client::new(io, Some(Box::new(permit)));
-        let kept = Kept::new(Idle(client), Instant::now(), lifetime);
+        let kept = Kept::new(Idle { client, watch: Watch::new(bell) }, Instant::now(), lifetime);
         self.lend(kept, way, Reused::No)
     }
 
@@ -258,7 +264,7 @@ impl Lane {
 
     /// Takes aside what takes no more requests, and lets go of what has finished.
     fn retire(&self, now: Instant) {
-        let idle_limit = self.idle_limit.get();
+        let idle_limit = self.usable_for(now);
         self.shared.borrow_mut().retain(|shared| {
             let streams = shared.client.in_flight();
             if shared.retired.get().is_none() {
@@ -284,16 +290,25 @@ impl Lane {
     }
 
     pub(super) fn sweep(&self, now: Instant) {
-        // Also those that the server has closed: the sooner it is seen, the better its limit is known.
-        let closed = self.shelf.borrow_mut().sweep(now, self.idle_limit.get(), Idle::is_quiet);
-        closed.into_iter().for_each(|(kept, why)| self.closed_idle(kept, why));
+        let closed = self.shelf.borrow_mut().sweep(now, self.usable_for(now), Idle::is_quiet);
+        self.closed_idle(closed, now);
         self.retire(now);
+    }
+
+    /// Lets go of the idle connections that the server has closed, as far as the poller has rung for them.
+    pub(super) fn notice(&self, now: Instant) {
+        if !self.shelf.borrow().any(Idle::has_rung) {
+            return;
+        }
+        let quiet = |idle: &mut Idle| !idle.has_rung() || idle.still_quiet();
+        let closed = self.shelf.borrow_mut().sweep(now, self.usable_for(now), quiet);
+        self.closed_idle(closed, now);
     }
 
     pub(super) fn give_up(&self) -> bool {
         let given = self.shelf.borrow_mut().give_up();
         if let Some(kept) = given {
-            self.closed_idle(kept, Close::Reclaimed);
+            self.closed_idle(vec![(kept, Close::Reclaimed)], Instant::now());
             return true;
         }
         let idle = {
@@ -311,7 +326,7 @@ impl Lane {
 
     pub(super) fn close_idle(&self, why: Close) {
         let idle = self.shelf.borrow_mut().clear();
-        idle.into_iter().for_each(|kept| self.closed_idle(kept, why));
+        self.closed_idle(idle.into_iter().map(|kept| (kept, why)).collect(), Instant::now());
         for shared in self.shared.borrow().iter().filter(|shared| shared.retired.get().is_none()) {
             shared.client.close();
             shared.retired.set(Some(why));
@@ -319,19 +334,34 @@ impl Lane {
         self.retire(Instant::now());
     }
 
-    fn closed_idle(&self, kept: Kept<Idle>, why: Close) {
-        if let (Close::Peer, Some(endpoint)) = (why, &self.endpoint) {
-            endpoint.learn_idle_limit(kept.since.elapsed(), Instant::now());
+    fn closed_idle(&self, closed: Vec<Closed<Idle>>, now: Instant) {
+        if let Some(limit) = shelf::limit_shown(&closed, now) {
+            let way = closed.iter().map(|(kept, _)| kept.connection.round_trip()).max().unwrap_or_default();
+            self.idle_limit.borrow().closed(limit, way, now);
         }
-        self.metrics.idle.add(-1);
-        self.metrics.closed(why, kept.born.elapsed());
+        for (kept, why) in closed {
+            self.metrics.idle.add(-1);
+            self.metrics.closed(why, now.saturating_duration_since(kept.born));
+        }
+    }
+
+    /// What the server says about its limit, passed on when it is news or would be forgotten.
+    fn heed(&self, idle: &Idle, now: Instant) {
+        let Some(hint) = idle.client.idle_hint() else { return };
+        let known =
+            self.said.get().is_some_and(|(said, at)| said == hint && now.saturating_duration_since(at) < REMIND);
+        if !known {
+            self.said.set(Some((hint, now)));
+            self.idle_limit.borrow().said(hint, idle.round_trip(), now);
+        }
     }
 
     fn came_back(&self, client: h1::Client, stay: Stay) {
         self.metrics.active.add(-1);
-        let Stay { born, dies, requests } = stay;
+        let Stay { born, dies, requests, watch } = stay;
         let now = Instant::now();
-        let kept = Kept { connection: Idle(client), born, dies, requests, since: now };
+        let kept = Kept { connection: Idle { client, watch }, born, dies, requests, since: now };
+        self.heed(&kept.connection, now);
         if kept.is_spent(now, self.limits.borrow().connection().max_requests) {
             return self.metrics.closed(Close::Lifetime, born.elapsed());
         }
@@ -346,6 +376,7 @@ impl Lane {
             self.kept_last.set(true);
         } else {
             self.metrics.idle.add(1);
+            kept.connection.listen();
         }
         shelf.put(kept);
     }
@@ -361,6 +392,7 @@ struct Stay {
     born: Instant,
     dies: Option<Instant>,
     requests: u32,
+    watch: Watch,
 }
 
 impl h1::Home for Berth {
@@ -408,5 +440,7 @@ impl Drop for Turn<'_> {
 const BUSY: usize = 4;
 /// A server has no more workers than this (`worker::count`).
 const WORKERS_MAX: u32 = 4;
+/// Well before a limit is forgotten (`IdleLimit`).
+const REMIND: Duration = Duration::from_secs(60);
 /// With 128 streams each, more than any concurrency limit lets through by default.
 const CONNECTIONS_MAX: usize = 16;

@@ -106,6 +106,10 @@ impl<C> Shelf<C> {
         std::mem::take(&mut self.idle)
     }
 
+    pub fn any(&self, holds: impl Fn(&C) -> bool) -> bool {
+        self.idle.iter().any(|kept| holds(&kept.connection))
+    }
+
     pub fn idle(&self) -> usize {
         self.idle.len()
     }
@@ -115,16 +119,29 @@ impl<C> Shelf<C> {
     }
 }
 
+/// How long the server was seen to let a connection idle. Closes of different ages at one time show no limit: the server did
+/// not wait any longer, it went away.
+pub fn limit_shown<C>(closed: &[Closed<C>], now: Instant) -> Option<Duration> {
+    let ages = || closed.iter().filter(|(_, why)| *why == Close::Peer).map(|(kept, _)| kept.idle(now));
+    let (least, most) = (ages().min()?, ages().max()?);
+    (most - least <= most / 4).then_some(least)
+}
+
 impl<C> Kept<C> {
     pub fn new(connection: C, now: Instant, lifetime: Option<Duration>) -> Self {
         Self { connection, born: now, dies: lifetime.map(|lifetime| now + lifetime), requests: 0, since: now }
+    }
+
+    /// Since when nobody uses it.
+    pub fn idle(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     fn expired(&self, now: Instant, idle_limit: Duration) -> Option<Close> {
         if self.dies.is_some_and(|dies| now >= dies) {
             return Some(Close::Lifetime);
         }
-        (now.saturating_duration_since(self.since) >= idle_limit).then_some(Close::Idle)
+        (self.idle(now) >= idle_limit).then_some(Close::Idle)
     }
 
     /// Whether it may carry another request, as far as its age and its count say.

@@ -28,7 +28,7 @@ const GET: Asked = Asked { idempotent: true, replayable: true, remaining: None }
 const POST: Asked = Asked { idempotent: false, ..GET };
 
 fn failed(reason: Reason) -> Ended {
-    Ended::Failed { reason, never_processed: false, idle_race: false, answered: false }
+    Ended::Failed { reason, never_processed: false, reused: false, answered: false }
 }
 
 fn answered(status: u16) -> Ended {
@@ -53,14 +53,14 @@ fn check(on: &[RetryOn], ended: Ended, asked: Asked, expected: Result<Kind, Stop
 #[test]
 fn what_was_never_processed_is_repeated_for_any_method_and_any_policy() {
     let proven =
-        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, idle_race: false, answered: false };
+        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, reused: false, answered: false };
     check(&[], proven, POST, Ok(Kind::NeverProcessed));
     check(&[], failed(Reason::ConnectRefused), POST, Ok(Kind::NeverProcessed));
     check(&[], failed(Reason::TlsWrongIdentity), POST, Ok(Kind::NeverProcessed));
     let told = Ended::Answered { status: 503, grpc_status: None, reason: Some(Reason::Draining), wish: Wish::None };
     check(&[], told, POST, Ok(Kind::NeverProcessed));
     let race =
-        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, idle_race: true, answered: false };
+        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, reused: true, answered: false };
     check(&[], race, POST, Ok(Kind::IdleRace));
 }
 
@@ -76,6 +76,16 @@ fn what_may_have_been_processed_needs_policy_and_method() {
     check(&[RetryOn::Reset], failed(Reason::FirstByteTimeout), GET, Err(Stop::Final));
     let any = Retries { methods: RetryMethods::Any, ..rules(&[RetryOn::Reset]) };
     assert!(matches!(first(&any, reset, POST), Verdict::Again { kind: Kind::Policy, .. }));
+}
+
+#[test]
+fn a_reset_of_a_connection_that_had_idled_is_repeated_only_where_the_method_allows() {
+    let reset = |reason, answered| Ended::Failed { reason, never_processed: false, reused: true, answered };
+    let reason = Reason::ResetBeforeResponse;
+    check(&[], reset(reason, false), GET, Ok(Kind::IdleReset));
+    check(&[], reset(reason, false), POST, Err(Stop::Final));
+    check(&[], reset(reason, true), GET, Err(Stop::Final));
+    check(&[], reset(Reason::FirstByteTimeout, false), GET, Err(Stop::Final));
 }
 
 #[test]
@@ -100,7 +110,7 @@ fn answers_are_repeated_as_policy_names_them() {
 #[test]
 fn an_answer_that_began_and_a_body_that_is_gone_end_it() {
     let begun =
-        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, idle_race: true, answered: true };
+        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, reused: true, answered: true };
     check(&[RetryOn::Reset], begun, GET, Err(Stop::Final));
     let gone = Asked { replayable: false, ..GET };
     check(&[], failed(Reason::ConnectRefused), gone, Err(Stop::Body));
@@ -130,7 +140,7 @@ fn each_kind_has_its_own_number_of_tries() {
     let mut dice = StdRng::seed_from_u64(7);
     let mut spent = Spent::default();
     let race =
-        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, idle_race: true, answered: false };
+        Ended::Failed { reason: Reason::ResetBeforeResponse, never_processed: true, reused: true, answered: false };
     for (ended, times) in [(race, 1), (failed(Reason::ConnectRefused), 2), (answered(503), 2)] {
         for _ in 0..times {
             assert!(matches!(spent.verdict(&rules, ended, GET, budgets, now, &mut dice), Verdict::Again { .. }));

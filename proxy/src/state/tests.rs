@@ -56,7 +56,7 @@ fn what_was_learned_survives_new_policy_and_leaves_with_its_endpoint() {
     state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
     let before = state.load();
     let own = before.service(&name()).unwrap().port(80).unwrap().own.clone();
-    own.members[1].shared.learn_idle_limit(Duration::from_secs(4), now);
+    own.members[1].shared.idle.closed(Duration::from_secs(4), Duration::ZERO, now);
     let _permit = own.shared.connections.try_acquire().unwrap();
     state.apply(vec![outbound(20), endpoints(&["b", "c"])], now);
     let after = state.load().service(&name()).unwrap().port(80).unwrap().own.clone();
@@ -64,7 +64,7 @@ fn what_was_learned_survives_new_policy_and_leaves_with_its_endpoint() {
     assert_eq!(after.shared.connections.in_use(), 1);
     // b moved to another address, so it is another endpoint now, and c is new.
     let policy = Duration::from_secs(300);
-    assert!(after.members.iter().all(|m| m.shared.idle_timeout(policy, now) == policy));
+    assert!(after.members.iter().all(|m| m.shared.idle.usable_for(policy, now) == policy));
     assert_eq!(state.version(), 2);
     assert_eq!(before.version, 1, "a snapshot that somebody holds does not change");
 }
@@ -75,11 +75,11 @@ fn an_endpoint_that_stays_keeps_its_record() {
     let now = Instant::now();
     state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
     let first = state.load().targets().next().unwrap().members[1].shared.clone();
-    first.learn_idle_limit(Duration::from_secs(4), now);
+    first.idle.closed(Duration::from_secs(4), Duration::ZERO, now);
     state.apply(vec![endpoints(&["x", "b", "y"])], now);
     let target = state.load().targets().next().unwrap().clone();
     assert!(Arc::ptr_eq(&target.members[1].shared, &first));
-    assert_eq!(target.members[1].shared.idle_timeout(Duration::from_secs(300), now), Duration::from_secs(3));
+    assert_eq!(target.members[1].shared.idle.usable_for(Duration::from_secs(300), now), Duration::from_millis(3200));
 }
 
 #[test]

@@ -32,34 +32,6 @@ fn a_hop_port_is_what_is_dialled() {
 }
 
 #[test]
-fn the_shortest_idle_limit_seen_is_the_one_that_counts() {
-    let (target, now) = (target(&[fixtures::endpoint("a", 1)]), Instant::now());
-    let shared = &target.members[0].shared;
-    shared.learn_idle_limit(Duration::from_secs(8), now);
-    shared.learn_idle_limit(Duration::from_secs(60), now);
-    assert_eq!(shared.idle_timeout(Duration::from_secs(300), now), Duration::from_secs(6));
-    assert_eq!(shared.idle_timeout(Duration::from_secs(1), now), Duration::from_secs(1));
-}
-
-#[test]
-fn a_server_that_went_away_teaches_nothing_and_what_was_learned_is_forgotten() {
-    let (target, now) = (target(&[fixtures::endpoint("a", 1)]), Instant::now());
-    let (shared, policy) = (&target.members[0].shared, Duration::from_secs(300));
-    shared.learn_idle_limit(Duration::from_millis(20), now);
-    assert_eq!(shared.idle_timeout(policy, now), policy);
-    shared.learn_idle_limit(Duration::from_millis(600), now);
-    assert_eq!(shared.idle_timeout(policy, now), Duration::from_millis(500), "never below the floor");
-    let later = now + Duration::from_secs(601);
-    assert_eq!(shared.idle_timeout(policy, later), policy);
-    shared.learn_idle_limit(Duration::from_secs(40), later);
-    assert_eq!(
-        shared.idle_timeout(policy, later),
-        Duration::from_secs(30),
-        "a longer one counts after the shorter is old"
-    );
-}
-
-#[test]
 fn requests_under_way_are_counted_until_they_end() {
     let target = target(&[fixtures::endpoint("a", 1)]);
     let shared = &target.members[0].shared;

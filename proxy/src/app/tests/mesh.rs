@@ -48,6 +48,8 @@ pub(super) struct Mesh {
     pub(super) inbound: InboundTraffic,
     pub(super) access: Access,
     pub(super) protocol: Protocol,
+    /// Whether callers reach the other's sidecar. Otherwise they reach its application, in plaintext.
+    pub(super) meshed: bool,
     /// Endpoints of every service that nobody answers at.
     pub(super) ghosts: Vec<SocketAddr>,
     /// Requests to `orders` are copied to `audit`.
@@ -81,6 +83,7 @@ impl Mesh {
             inbound: inbound(),
             access: Access::default(),
             protocol: Protocol::Http1,
+            meshed: true,
             ghosts: Vec::new(),
             mirrored: false,
         }
@@ -185,8 +188,8 @@ impl Mesh {
             let endpoint = Endpoint {
                 uid: other.as_str().into(),
                 addresses: vec![*app],
-                identity: Some(self.ca.id(other)),
-                hop_port: Some(hop.port()),
+                identity: self.meshed.then(|| self.ca.id(other)),
+                hop_port: self.meshed.then_some(hop.port()),
                 node: "n".into(),
                 zone: "".into(),
                 cluster: "".into(),

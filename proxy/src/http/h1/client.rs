@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Buf;
 use bytes::Bytes;
 use leno_proto::request::Headers;
+use tokio::net::TcpStream;
 
 use crate::error::Reason;
 use crate::http::Interim;
@@ -40,7 +41,7 @@ use crate::net::Io;
 pub struct Client {
     wire: Box<Wire>,
     limits: Limits,
-    /// What the kernel had acknowledged before our first byte.
+    /// In plaintext: what the other end's kernel had acknowledged before our first byte.
     acked_before: Option<u64>,
     idle_hint: Option<Duration>,
     guard: Option<Box<dyn Any>>,
@@ -63,7 +64,7 @@ impl Client {
     pub fn new(io: Io, guard: Option<Box<dyn Any>>) -> Self {
         let acked_before = match &io {
             Io::Tcp(stream) => net::bytes_acked(stream),
-            // Above TLS the bytes are others than the kernel counts.
+            // The bytes below TLS are others than those that are written above.
             Io::TlsServer(_) | Io::TlsClient(_) | Io::Memory(_) => None,
         };
         Self { wire: Box::new(Wire::new(Stream::from(io))), limits: UPSTREAM, acked_before, idle_hint: None, guard }
@@ -72,6 +73,11 @@ impl Client {
     /// What the server last said about how long it keeps an idle connection.
     pub fn idle_hint(&self) -> Option<Duration> {
         self.idle_hint
+    }
+
+    /// The socket below, if there is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        self.wire.io.tcp()
     }
 
     /// Asks the kernel, without waiting: still open, and silent? To be asked right before an exchange.
@@ -109,7 +115,7 @@ impl Client {
         if encode::request(head, framing, self.wire.out()).is_err() {
             return Err(unsent(Reason::BadFraming, "not to be said in HTTP/1", body));
         }
-        let mark = self.wire.written;
+        let before = Before { written: self.wire.written, acked: self.acked_at_most() };
         let mut sending = Sending::new(body, framing);
         let mut reading = Reading { scan: Scan::default(), interims: 0 };
         let outcome = poll_fn(|cx| {
@@ -121,7 +127,16 @@ impl Client {
         .await;
         match outcome {
             Ok(parsed) => Ok(self.answered(parsed, sending, head, home)),
-            Err(failure) => Err(self.failed(failure, sending, mark)),
+            Err(failure) => Err(self.failed(failure, sending, &reading, before)),
+        }
+    }
+
+    /// What the other end's kernel can have acknowledged without having a byte of the next request. Less than that, where
+    /// something is still on its way: then nothing is proven later, which is the safe side.
+    fn acked_at_most(&self) -> Option<u64> {
+        match &self.wire.io {
+            Io::Tcp(_) => self.acked_before.map(|before| before + self.wire.written),
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Memory(_) => self.tcp().and_then(net::bytes_acked),
         }
     }
 
@@ -151,14 +166,15 @@ impl Client {
         Answered { head, body, tunnel: None }
     }
 
-    fn failed<'c>(self, failure: Failure, sending: Sending<'c>, mark: u64) -> SendError<'c> {
-        let written = self.wire.written > mark;
-        let answered = !self.wire.read.is_empty();
-        // Only an orderly end proves anything: a reset may come after the request was processed.
+    fn failed<'c>(self, failure: Failure, sending: Sending<'c>, reading: &Reading, before: Before) -> SendError<'c> {
+        let written = self.wire.written > before.written;
+        let answered = !self.wire.read.is_empty() || reading.interims > 0;
+        // Only an orderly end proves anything (over TLS one that TLS vouches for): a reset may come after the request was
+        // processed.
         let ended = matches!(failure, Failure::Ended) && !answered;
-        let unacked = || match (&self.wire.io, self.acked_before) {
-            (Io::Tcp(stream), Some(before)) => net::bytes_acked(stream).is_some_and(|now| now <= before + mark),
-            _ => false,
+        let unacked = || match (self.tcp().and_then(net::bytes_acked), before.acked) {
+            (Some(now), Some(most)) => now <= most,
+            (None, _) | (_, None) => false,
         };
         let never_processed = !matches!(failure, Failure::Request(_)) && (!written || (ended && unacked()));
         let (reason, detail) = match failure {
@@ -169,6 +185,12 @@ impl Client {
         };
         SendError { reason, detail, never_processed, written, answered, body: sending.into_body() }
     }
+}
+
+/// The connection as the request found it.
+struct Before {
+    written: u64,
+    acked: Option<u64>,
 }
 
 /// Before anything was written.

@@ -5,6 +5,7 @@ use crate::metrics::Close;
 use crate::pool::shelf::Kept;
 use crate::pool::shelf::Shelf;
 use crate::pool::shelf::jittered;
+use crate::pool::shelf::limit_shown;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,6 +71,19 @@ fn the_longest_idle_is_given_up_first() {
     let mut shelf = shelf(now, &["a", "b"]);
     assert_eq!(shelf.give_up().unwrap().connection, "a");
     assert_eq!(names(shelf.sweep(now + LIMIT, LIMIT, |_| true)), [("b", Close::Idle)]);
+}
+
+#[test]
+fn a_limit_is_shown_by_closes_of_one_age_and_not_by_a_server_that_goes_away() {
+    let now = Instant::now();
+    let shown = |ages: &[(u64, Close)]| {
+        let aged = |(age, why): &(u64, Close)| (Kept::new("c", now - Duration::from_secs(*age), None), *why);
+        limit_shown(&ages.iter().map(aged).collect::<Vec<_>>(), now).map(|limit| limit.as_secs())
+    };
+    assert_eq!(shown(&[(5, Close::Peer)]), Some(5));
+    assert_eq!(shown(&[(6, Close::Peer), (5, Close::Peer), (1, Close::Idle)]), Some(5));
+    assert_eq!(shown(&[(20, Close::Peer), (5, Close::Peer)]), None);
+    assert_eq!(shown(&[(5, Close::Idle)]), None);
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl Server {
     /// How long until the client sees an end, and which.
     fn receive(&mut self, time: u64) -> (u64, Ended) {
         *self.received.entry(time / SECOND).or_default() += 1;
-        let failed = |reason| Ended::Failed { reason, never_processed: false, idle_race: false, answered: false };
+        let failed = |reason| Ended::Failed { reason, never_processed: false, reused: false, answered: false };
         let answered = |status| Ended::Answered { status, grpc_status: None, reason: None, wish: Wish::None };
         let service = match self.health {
             Health::Refuses => return (500, failed(Reason::ConnectRefused)),

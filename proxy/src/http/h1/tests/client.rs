@@ -1,5 +1,9 @@
 //! An upstream's answers, good and bad, and a relay made of both roles.
 
+#[allow(dead_code, clippy::duplicate_mod, reason = "the certificates that other tests make too")]
+#[path = "../../../tls/tests/ca.rs"]
+mod ca;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::pending;
@@ -34,6 +38,7 @@ use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
 use crate::net::Io;
+use crate::tls::Alpn;
 
 #[derive(Default)]
 struct Shelf(RefCell<Vec<Client>>);
@@ -387,4 +392,56 @@ async fn fate(upstream: Upstream) -> (bool, Option<u64>) {
 async fn only_a_close_before_any_acknowledged_byte_proves_that_nothing_was_processed() {
     assert_eq!(fate(Upstream::ClosesWhileIdle).await, (true, Some(4)));
     assert_eq!(fate(Upstream::ReadsAndCloses).await, (false, Some(4)));
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TlsUpstream {
+    ClosesWhileIdle,
+    /// Without a word in TLS: anybody on the way could do that.
+    BreaksWhileIdle,
+    ReadsAndCloses,
+}
+
+/// `fate` over TLS, where the kernel counts other bytes than were written.
+async fn fate_over_tls(upstream: TlsUpstream) -> bool {
+    let mesh = ca::Ca::new("mesh.test");
+    let (near, far) = (mesh.tls("web", ca::Leaf::Good), mesh.tls("orders", ca::Leaf::Good));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (theirs, _) = listener.accept().await.unwrap();
+    let expected = mesh.id("orders");
+    let (ours, theirs) = tokio::join!(near.connect(stream, &expected, Alpn::H1), far.accept(theirs, b""));
+    let (client, mut theirs) = (Client::new(ours.unwrap().0, None), theirs.unwrap().0);
+    match upstream {
+        TlsUpstream::ClosesWhileIdle => theirs.shutdown().await.unwrap(),
+        TlsUpstream::BreaksWhileIdle | TlsUpstream::ReadsAndCloses => {}
+    }
+    let serving = async {
+        if upstream == TlsUpstream::ReadsAndCloses {
+            assert!(theirs.read(&mut [0; 1024]).await.unwrap() > 0);
+            theirs.shutdown().await.unwrap();
+        }
+        drop(theirs);
+    };
+    // By now our handshake's last word is acknowledged.
+    client.tcp().unwrap().readable().await.unwrap();
+    let (interim, head) = (Interim::default(), request("POST"));
+    let body = Body::Full(Bytes::from_static(b"body"));
+    let asking = client.exchange(&head, body, &interim, Rc::new(Shelf::default()));
+    let (outcome, ()) = match upstream {
+        TlsUpstream::ReadsAndCloses => tokio::join!(asking, serving),
+        TlsUpstream::ClosesWhileIdle | TlsUpstream::BreaksWhileIdle => {
+            serving.await;
+            (asking.await, ())
+        }
+    };
+    let Err(error) = outcome else { panic!("answered") };
+    error.never_processed
+}
+
+#[tokio::test]
+async fn over_tls_only_a_close_that_tls_vouches_for_proves_anything() {
+    assert!(fate_over_tls(TlsUpstream::ClosesWhileIdle).await);
+    assert!(!fate_over_tls(TlsUpstream::BreaksWhileIdle).await);
+    assert!(!fate_over_tls(TlsUpstream::ReadsAndCloses).await);
 }
