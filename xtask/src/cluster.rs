@@ -9,7 +9,6 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -147,8 +146,17 @@ impl Cluster {
             .with_context(|| format!("cluster {} is not running; cargo xtask cluster up", self.name))?;
         let archive = archive.canonicalize().with_context(|| format!("find {}", archive.display()))?;
         let mut ctr = space.enter(&tools::folder().join("ctr"));
-        ctr.args(["--namespace", "k8s.io", "images", "import", "--local"]).arg(archive);
-        shell::run(ctr.stdout(Stdio::null()))
+        ctr.args(["--namespace", "k8s.io", "images", "import", "--local"]).arg(&archive);
+        // It speaks of cgroups at length; what it says matters where it fails.
+        let output = ctr.output().with_context(|| format!("start {}", shell::line(&ctr)))?;
+        anyhow::ensure!(
+            output.status.success(),
+            "import {}: {}",
+            archive.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        eprintln!("  {} is on {}", archive.file_name().unwrap_or_default().to_string_lossy(), self.name);
+        Ok(())
     }
 
     /// kubectl with this cluster's credentials.

@@ -26,6 +26,17 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs the command unseen and returns what it prints; an error tells what it said.
+pub(crate) fn quiet(command: &mut Command) -> anyhow::Result<String> {
+    let line = line(command);
+    let output = command.output().with_context(|| format!("start {line}"))?;
+    let (out, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{line}: {}{}", out, said.trim());
+    }
+    Ok(out.into_owned())
+}
+
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);

@@ -14,6 +14,7 @@ use anyhow::Context;
 use super::space;
 use super::space::Link;
 use super::tools;
+use crate::shell;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -60,6 +61,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     node.credentials()?;
     node.configurations()?;
     for (program, arguments) in node.programs() {
+        // All others name its certificate in their kubeconfig and end where that file is missing.
+        while program != "containerd" && program != "etcd" && program != "kube-apiserver" && !node.has_certificate() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         supervise(&node, program, arguments)?;
     }
     node.introduce()?;
@@ -88,6 +93,10 @@ impl Node {
 
     fn server(&self) -> String {
         format!("https://{}:6443", self.ip())
+    }
+
+    fn has_certificate(&self) -> bool {
+        self.folder.join("apiserver/apiserver.crt").exists()
     }
 
     /// Fresh folders over the standard ones, so that every program runs with its own defaults and sees nobody else's files.
@@ -124,7 +133,7 @@ impl Node {
     fn credentials(&mut self) -> anyhow::Result<()> {
         fs::create_dir_all(self.folder.join("apiserver"))?;
         for (caller, user, groups) in CALLERS {
-            let random = command_output(Command::new("openssl").args(["rand", "-hex", "24"]))?;
+            let random = shell::quiet(Command::new("openssl").args(["rand", "-hex", "24"]))?;
             let token = random.trim().to_owned();
             let line = format!("{token},{},{caller},\"{groups}\"\n", user.replace("{node}", &self.name()));
             append(&self.folder.join("tokens.csv"), &line)?;
@@ -134,7 +143,7 @@ impl Node {
         // The same file that users are given.
         fs::copy(self.path("admin.kubeconfig"), self.path("kubeconfig"))?;
         let key = ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &self.path("account.key")];
-        command_output(Command::new("openssl").args(key))?;
+        shell::quiet(Command::new("openssl").args(key))?;
         Ok(())
     }
 
@@ -181,7 +190,7 @@ impl Node {
     fn containerd(&self) -> String {
         let snapshotter = if overlay_works(&self.folder) { "overlayfs" } else { "native" };
         let (programs, cni) = (tools::folder(), self.path("cni"));
-        let runc = super::shell::find("runc").unwrap_or_else(|| "runc".into());
+        let runc = shell::find("runc").unwrap_or_else(|| "runc".into());
         let (programs, runc) = (programs.display(), runc.display());
         format!(
             r#"version = 3
@@ -347,7 +356,7 @@ SystemdCgroup = false
 fn supervise(node: &Node, program: &'static str, arguments: Vec<String>) -> anyhow::Result<()> {
     let log = node.folder.join("logs").join(format!("{program}.log"));
     let programs = tools::folder();
-    let path = std::env::join_paths(std::iter::once(programs.clone()).chain(super::shell::path()))?;
+    let path = std::env::join_paths(std::iter::once(programs.clone()).chain(shell::path()))?;
     fs::create_dir_all(node.folder.join("logs"))?;
     std::thread::Builder::new().name(program.to_owned()).spawn(move || {
         loop {
@@ -379,18 +388,11 @@ fn overlay_works(folder: &Path) -> bool {
 }
 
 fn mount(arguments: &[&str]) -> anyhow::Result<()> {
-    command_output(Command::new("mount").args(arguments)).map(drop)
+    shell::quiet(Command::new("mount").args(arguments)).map(drop)
 }
 
 fn append(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut file = fs::File::options().create(true).append(true).open(path)?;
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
-}
-
-fn command_output(command: &mut Command) -> anyhow::Result<String> {
-    let line = super::shell::line(command);
-    let output = command.output().with_context(|| format!("start {line}"))?;
-    anyhow::ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -121,7 +121,7 @@ impl Space {
     pub(crate) fn end(folder: &Path) -> anyhow::Result<()> {
         if let Some(space) = Self::open(folder)? {
             eprintln!("ending the node's processes");
-            quiet(Command::new("kill").args(["-KILL", &space.pid.to_string()]))?;
+            shell::quiet(Command::new("kill").args(["-KILL", &space.pid.to_string()]))?;
             let start = Instant::now();
             while Self::open(folder)?.is_some() {
                 anyhow::ensure!(
@@ -187,9 +187,9 @@ fn connect(pid: u32) -> anyhow::Result<Link> {
         }
         let (four_here, six_here) = link.host();
         let (four_there, six_there) = link.node();
-        let here = |arguments: &[&str]| quiet(Command::new("ip").args(arguments));
+        let here = |arguments: &[&str]| shell::quiet(Command::new("ip").args(arguments));
         let there = |arguments: &[&str]| {
-            quiet(Command::new("nsenter").args(["--target", &pid, "--net", "--", "ip"]).args(arguments))
+            shell::quiet(Command::new("nsenter").args(["--target", &pid, "--net", "--", "ip"]).args(arguments))
         };
         here(&["address", "add", &format!("{four_here}/30"), "dev", &name])?;
         here(&["link", "set", &name, "up"])?;
@@ -207,17 +207,6 @@ fn connect(pid: u32) -> anyhow::Result<Link> {
 
 pub(crate) fn has_ipv6() -> bool {
     fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty())
-}
-
-fn quiet(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output().with_context(|| format!("start {}", shell::line(command)))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{}: {}",
-        shell::line(command),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }
 
 /// The node's cgroup in each hierarchy that this machine has.

@@ -9,6 +9,7 @@ use std::hash::Hasher;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -104,11 +105,21 @@ pub(crate) fn build(names: &[&str]) -> anyhow::Result<()> {
         "building {count} upstream programs (about 10 minutes in all when cold; they stay in target/cluster/bin)"
     );
     for (number, (tool, stamp)) in missing.into_iter().enumerate() {
-        eprintln!("[{}/{count}] {}", number + 1, tool.name);
+        let start = Instant::now();
+        eprint!("  [{}/{count}] {} ...", number + 1, tool.name);
         tool.build(&folder)?;
+        eprintln!(" {:.0} s", start.elapsed().as_secs_f32());
         fs::write(folder.join(format!(".{}", tool.name)), stamp)?;
     }
     Ok(())
+}
+
+/// The folder of a module's own files (manifests, not programs), downloaded and verified by the go.sum of `e2e/cluster/FOLDER`.
+pub(crate) fn files(folder: &str, module: &str) -> anyhow::Result<PathBuf> {
+    let place = shell::root().join("e2e/cluster").join(folder);
+    shell::quiet(Command::new("go").args(["mod", "download", module]).current_dir(&place))?;
+    let path = shell::quiet(Command::new("go").args(["list", "-m", "-f", "{{.Dir}}", module]).current_dir(&place))?;
+    Ok(PathBuf::from(path.trim()))
 }
 
 impl Tool {
@@ -134,7 +145,8 @@ impl Tool {
         go.args(["-n", "19", "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
         go.arg("-tags").arg(self.tags).arg("-ldflags").arg(format!("-s -w {}", self.link));
         go.arg("-o").arg(&unfinished).arg(self.package);
-        shell::run(go.current_dir(self.module()).env("CGO_ENABLED", "0"))?;
+        let status = go.current_dir(self.module()).env("CGO_ENABLED", "0").status().context("start nice and go")?;
+        anyhow::ensure!(status.success(), "{}: {}: {status}", self.module().display(), shell::line(&go));
         fs::rename(&unfinished, folder.join(self.name))?;
         Ok(())
     }

@@ -8,14 +8,45 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
-use anyhow::bail;
 use anyhow::ensure;
 
 use crate::cluster::tools;
+use crate::shell;
 
 /// The namespace of the application in `e2e/smoke/shop.yaml`.
 const SHOP: &str = "leno-e2e-shop";
 const SYSTEM: &str = "leno-system";
+
+/// What the control plane's account may and may not do, as `kubectl auth can-i` asks.
+const RIGHTS: [(bool, &str); 27] = [
+    (true, "watch pods -A"),
+    (true, "watch services -A"),
+    (true, "watch endpointslices.discovery.k8s.io -A"),
+    (true, "watch httproutes.gateway.networking.k8s.io -A"),
+    (true, "watch trafficpolicies.policy.leno.dev -A"),
+    (true, "patch trafficpolicies.policy.leno.dev -A --subresource=status"),
+    (true, "create tokenreviews.authentication.k8s.io"),
+    (true, "create configmaps -n default"),
+    (true, "patch configmap/leno-trust -n default"),
+    (true, "create secrets -n leno-system"),
+    (true, "update secret/leno-root -n leno-system"),
+    (true, "update lease/leno-control-plane -n leno-system"),
+    (true, "patch mutatingwebhookconfiguration/leno-injector"),
+    (false, "patch mutatingwebhookconfiguration/another"),
+    (false, "create mutatingwebhookconfigurations"),
+    (false, "get secrets -n default"),
+    (false, "get secret/another -n leno-system"),
+    (false, "list secrets -n leno-system"),
+    (false, "get configmap/another -n default"),
+    (false, "delete configmap/leno-trust -n default"),
+    (false, "create pods -n default"),
+    (false, "create pods -n default --subresource=exec"),
+    (false, "delete pods -n default"),
+    (false, "patch services -n default"),
+    (false, "create trafficpolicies.policy.leno.dev -n default"),
+    (false, "update trafficpolicies.policy.leno.dev -n default"),
+    (false, "create serviceaccounts -n default --subresource=token"),
+];
 
 /// A cluster under test.
 pub(crate) struct Target {
@@ -25,13 +56,16 @@ pub(crate) struct Target {
 }
 
 pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
+    step("Gateway API's own definitions, as they come", || target.gateway_api())?;
     step("the chart installs, and its control plane is ready", || target.install())?;
+    step("the control plane may do what it needs, and nothing else", || target.rights())?;
     step("helm test", || target.helm(&["test", "leno", "--namespace", SYSTEM, "--timeout", "2m"]).map(drop))?;
     step("annotated pods run with their sidecars", || target.inject())?;
     step("one service calls the other", || target.calls())?;
     step("what travels between them is mTLS", || target.is_mtls())?;
     step("who has no sidecar is still served", || target.outsider())?;
     step("a TrafficPolicy goes live, and kubectl says so", || target.policy())?;
+    step("an HTTPRoute goes live", || target.route())?;
     step("an AccessPolicy goes live: the caller gets its reason", || target.denied())
 }
 
@@ -56,6 +90,11 @@ fn eventually(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<()>) -> a
 }
 
 impl Target {
+    fn gateway_api(&self) -> anyhow::Result<()> {
+        let folder = tools::files("gateway-api", "sigs.k8s.io/gateway-api")?.join("config/crd/standard");
+        self.kubectl(&["apply", "--server-side", "-f", &folder.to_string_lossy()]).map(drop)
+    }
+
     fn install(&self) -> anyhow::Result<()> {
         let repository = self.repository.as_ref().map(|r| format!("image.repository={r}"));
         let mut arguments =
@@ -64,6 +103,18 @@ impl Target {
         arguments.extend(["--wait", "--timeout", "5m", "--set", "controlPlane.priorityClassName="]);
         arguments.extend(repository.iter().flat_map(|set| ["--set", set.as_str()]));
         self.helm(&arguments).map(drop)
+    }
+
+    /// By asking the API server, as the control plane's account.
+    fn rights(&self) -> anyhow::Result<()> {
+        let account = format!("--as=system:serviceaccount:{SYSTEM}:leno-control-plane");
+        for (expected, words) in RIGHTS {
+            let mut question = vec!["auth", "can-i", "--quiet", &account];
+            question.extend(words.split(' '));
+            let may = self.command("kubectl").args(&question).output()?.status.success();
+            ensure!(may == expected, "can-i {words}: {may}, and should be {expected}");
+        }
+        Ok(())
     }
 
     fn inject(&self) -> anyhow::Result<()> {
@@ -122,6 +173,19 @@ impl Target {
         ensure!(refused > 0, "Programmed is True, and five calls in a row pass a limit of one a second: {answers:#?}");
         self.kubectl(&["-n", SHOP, "delete", "trafficpolicy", "catalog"])?;
         self.calls()
+    }
+
+    /// Requests that name the new version get it; all others get the old one.
+    fn route(&self) -> anyhow::Result<()> {
+        self.apply(&self.manifest("route.yaml")?)?;
+        self.kubectl(&["-n", SHOP, "rollout", "status", "deployment/catalog-v2", "--timeout=120s"])?;
+        let programmed = "--for=jsonpath={.status.parents[?(@.controllerName==\"leno.dev/control-plane\")].conditions[?(@.type==\"leno.dev/Programmed\")].status}=True";
+        self.kubectl(&["-n", SHOP, "wait", "httproute/catalog", programmed, "--timeout=60s"])?;
+        for (path, version) in [("/items", "v1"), ("/next/items", "v2")] {
+            let answer = self.get("client", &format!("http://catalog{path}"))?;
+            ensure!(answer.contains(&format!("\"version\":\"{version}\"")), "{path} wants {version}: {answer}");
+        }
+        self.kubectl(&["-n", SHOP, "delete", "httproute", "catalog"]).map(drop)
     }
 
     fn denied(&self) -> anyhow::Result<()> {
@@ -185,11 +249,11 @@ impl Target {
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        output(self.command("kubectl").args(arguments))
+        shell::quiet(self.command("kubectl").args(arguments))
     }
 
     fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        output(self.command("helm").args(arguments))
+        shell::quiet(self.command("helm").args(arguments))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -214,14 +278,4 @@ impl Target {
             lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("{line}"));
         }
     }
-}
-
-fn output(command: &mut Command) -> anyhow::Result<String> {
-    let line = crate::shell::line(command);
-    let output = command.output().with_context(|| format!("start {line}"))?;
-    let (out, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if !output.status.success() {
-        bail!("{line}: {}{}", out, said.trim());
-    }
-    Ok(out.into_owned())
 }
