@@ -10,6 +10,8 @@ use std::path::Path;
 pub const APP: u16 = 8080;
 pub const INBOUND: u16 = 18080;
 pub const STATUS: u16 = 15020;
+/// Seconds from a pod's deletion to its end.
+pub const GRACE: u32 = 10;
 /// The sidecar's listener for the first service that the pod calls; the next ones follow.
 pub const OUTBOUND: u16 = 15101;
 
@@ -152,7 +154,7 @@ fn pod_document(pod: &Pod) -> String {
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n  uid: {uid}\n  labels: {{app: {service}{version}}}\n  \
          annotations: {{leno.dev/inject: enabled, \"leno.dev/inbound-ports\": \"{APP}={INBOUND}\"}}\n\
-         spec:\n  serviceAccountName: {service}\n  nodeName: here\n  terminationGracePeriodSeconds: 10\n  \
+         spec:\n  serviceAccountName: {service}\n  nodeName: here\n  terminationGracePeriodSeconds: {GRACE}\n  \
          containers: [{{name: app, image: storefront, {ports}}}]\n\
          status:\n  phase: Running\n  podIP: {address}\n  podIPs: [{{ip: {address}}}]\n  conditions: [{{type: Ready, status: \"True\"}}]\n"
     )

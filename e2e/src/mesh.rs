@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::ExitStatus;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -199,6 +200,7 @@ impl Mesh {
             ("LENO_STATUS", pod.status().to_string()),
             ("LENO_OUTBOUND_LISTEN", listeners.join(",")),
             ("LENO_WORKERS", "1".to_owned()),
+            ("LENO_GRACE", manifests::GRACE.to_string()),
         ];
         if pod.serves() {
             let inbound = format!("{}:{}={}:{}", pod.address, manifests::INBOUND, pod.address, manifests::APP);
@@ -208,6 +210,22 @@ impl Mesh {
             environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.clone()));
         }
         environment
+    }
+
+    /// SIGTERM: it drains.
+    pub fn terminate_sidecar(&self, number: usize) -> anyhow::Result<()> {
+        self.sidecars[number].as_ref().context("this sidecar does not run")?.terminate()
+    }
+
+    /// How it ended, once it has.
+    pub fn sidecar_ended(&mut self, number: usize) -> Option<ExitStatus> {
+        self.sidecars[number].as_mut()?.ended()
+    }
+
+    /// Name and process id of everything that is Leno's.
+    pub fn planes(&self) -> Vec<(String, u32)> {
+        let planes = self.control_plane.iter().chain(self.sidecars.iter().flatten());
+        planes.map(|process| (process.name.clone(), process.pid())).collect()
     }
 
     /// SIGKILL.
@@ -250,6 +268,11 @@ impl Mesh {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!("{who} is not ready after 30 s: {last}\n{}", self.tails())
+    }
+
+    pub fn logs_contain(&self, text: &str) -> bool {
+        let logs = std::fs::read_dir(self.logs()).into_iter().flatten().flatten();
+        logs.filter_map(|log| std::fs::read_to_string(log.path()).ok()).any(|log| log.contains(text))
     }
 
     /// The end of every log, for an error message.

@@ -48,6 +48,9 @@ use crate::metrics::Metrics;
 use crate::net;
 use crate::net::Acceptor;
 use crate::outbound;
+use crate::panics;
+use crate::panics::Vital;
+use crate::panics::vital;
 use crate::state::State;
 use crate::state::Wanted;
 use crate::store::Owner;
@@ -83,9 +86,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let metrics = Arc::new(Metrics::default());
+    panics::install(metrics.clone());
     let (log, log_writer) = AccessLog::new(config.access_log, metrics.clone());
-    let log_thread =
-        std::thread::Builder::new().name("leno-log".to_owned()).spawn(move || log_writer.run(io::stdout()))?;
+    let log_thread = std::thread::Builder::new().name("leno-log".to_owned()).spawn(move || {
+        let _vital = Vital("the access log");
+        log_writer.run(io::stdout())
+    })?;
     let (spans, span_queue) = export::queue(metrics.clone(), Instant::now());
     let (drain, drain_watch) = drain::channel();
     let workers = config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota()));
@@ -109,6 +115,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         metrics,
         log,
         spans,
+        tracing: config.otel.rules,
         drain: drain_watch,
         ledger: h2::Ledger::new(LEDGER_MAX),
         listens: listens.iter().map(|(address, _)| *address).collect(),
@@ -129,13 +136,18 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (hands, threads) = start_workers(workers, &shared, &listens)?;
     crew.set(Arc::downgrade(&hands)).expect("set here alone");
     tracing::info!(version = VERSION, workers, pod = config.pod_name, "leno-proxy runs");
-    let end = control.block_on(govern(&config, &shared, &store, wanted, span_queue, &drain));
+    let export =
+        control.spawn(vital("the export of spans", export_spans(config.clone(), shared.state.clone(), span_queue)));
+    let last_words = shared.spans.clone();
+    let end = control.block_on(vital("the control task", govern(&config, &shared, &store, wanted, &drain)));
     // Whatever ended it, connections are cut now, and the threads return.
     drain.enter(Phase::Forced);
     for thread in threads {
         let _ = thread.join();
     }
     drop((hands, shared));
+    last_words.close();
+    let _ = control.block_on(async { tokio::time::timeout(FAREWELL, export).await });
     control.shutdown_timeout(FAREWELL);
     let _ = log_thread.join();
     end
@@ -223,10 +235,16 @@ pub struct Door {
 pub async fn work(mut worker: Worker, shared: Shared, doors: Vec<Door>) -> io::Result<()> {
     let mut drain = shared.drain.clone();
     let local = Local::new(worker.index, shared);
-    tokio::task::spawn_local(local.clone().keep_house());
+    let watched = local.clone();
+    let is_borrowed: Rc<dyn Fn() -> bool> = Rc::new(move || watched.is_borrowed());
+    panics::watch(&is_borrowed);
+    tokio::task::spawn_local(vital("a worker's housekeeping", local.clone().keep_house()));
+    let standing = local.standing.clone();
+    tokio::task::spawn_local(vital("a worker's permissions", standing.watch(local.shared.state.clone())));
     for Door { socket, front } in doors {
         let acceptor = Acceptor::new(socket)?;
-        tokio::task::spawn_local(listener::run(acceptor, front, Arc::clone(&worker.crew), worker.index));
+        let accepting = listener::run(acceptor, front, Arc::clone(&worker.crew), worker.index);
+        tokio::task::spawn_local(vital("an accept loop", accepting));
     }
     loop {
         tokio::select! {
@@ -234,7 +252,8 @@ pub async fn work(mut worker: Worker, shared: Shared, doors: Vec<Door>) -> io::R
             biased;
             () = drain.reached(Phase::Forced) => return Ok(()),
             Some(job) = worker.inbox.recv() => match job {
-                Job::Connection(accepted) => worker::spawn(&worker.crew, serve(local.clone(), accepted)),
+                // A panic in it ends it alone: what it holds are guards.
+                Job::Connection(accepted) => drop(tokio::task::spawn_local(serve(local.clone(), accepted))),
                 Job::Reclaim(target) => drop(local.pool.give_up(&target)),
             },
         }
@@ -254,7 +273,6 @@ async fn govern(
     shared: &Shared,
     store: &Arc<Store>,
     wanted: Wanted,
-    span_queue: export::Queue,
     drain: &Arc<Drain>,
 ) -> anyhow::Result<()> {
     let progress = Arc::new(Progress::default());
@@ -297,18 +315,17 @@ async fn govern(
         let (state, service) = (shared.state.clone(), listen.service.service.clone());
         tokio::spawn(async move { drop(state.service(&service, Duration::from_secs(1)).await) });
     }
-    tokio::spawn(renewal.run());
-    tokio::spawn(session.run());
-    tokio::spawn(export_spans(config.clone(), shared.state.clone(), span_queue));
+    tokio::spawn(vital("the renewal of the certificate", renewal.run()));
+    tokio::spawn(vital("the session with the control plane", session.run()));
     let begin = Arc::new(tokio::sync::Notify::new());
     let views = Arc::new(views::of(shared, progress, begin.clone()));
     let status = TcpListener::bind(config.status)
         .await
         .with_context(|| format!("LENO_STATUS (--status): listen on {}", config.status))?;
-    tokio::spawn(admin::serve_status(status, views.clone()));
+    tokio::spawn(vital("the status port", admin::serve_status(status, views.clone())));
     let socket = admin::open_socket(&config.admin_socket)
         .with_context(|| format!("LENO_ADMIN_SOCKET (--admin-socket) {}", config.admin_socket.display()))?;
-    tokio::spawn(admin::serve_socket(socket, views));
+    tokio::spawn(vital("the admin socket", admin::serve_socket(socket, views)));
     until_drained(config.grace, drain, &begin).await
 }
 
@@ -343,7 +360,7 @@ async fn export_spans(config: Config, state: Arc<State>, queue: export::Queue) {
     let endpoint = loop {
         match &state.load().config {
             Some(mesh) => break mesh.tracing.endpoint.clone(),
-            None if config.otel.endpoint.is_some() => break None,
+            None if config.otel.names_an_endpoint() => break None,
             None => {}
         }
         if changes.changed().await.is_err() {

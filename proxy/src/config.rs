@@ -25,6 +25,7 @@ use leno_proto::policy::ServicePort;
 
 use crate::access_log::Mode;
 use crate::redirect::Rules;
+use crate::trace::Rules as TraceRules;
 use crate::trace::export::Environment;
 
 /// What the command line asks for.
@@ -621,13 +622,17 @@ fn access_log(settings: &Settings<'_>) -> Result<Mode, ConfigError> {
 /// OpenTelemetry's own variables keep their names and their meaning.
 #[allow(clippy::disallowed_methods, reason = "this is the place where the environment is read")]
 fn otel() -> Environment {
-    let first = |names: [&str; 2]| {
-        names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-    };
+    let one = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (sampler, argument) = (one("OTEL_TRACES_SAMPLER"), one("OTEL_TRACES_SAMPLER_ARG"));
+    let propagators = one("OTEL_PROPAGATORS");
     Environment {
-        endpoint: first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]),
-        protocol: first(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]),
+        service: one("OTEL_SERVICE_NAME"),
+        resource: one("OTEL_RESOURCE_ATTRIBUTES"),
+        endpoint: one("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        traces_endpoint: one("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        protocol: one("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| one("OTEL_EXPORTER_OTLP_PROTOCOL")),
         disabled: std::env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")),
+        rules: TraceRules::from_environment(sampler.as_deref(), argument.as_deref(), propagators.as_deref()),
     }
 }
 

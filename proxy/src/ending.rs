@@ -1,32 +1,42 @@
 //! The end of each request and connection: counted once, logged once, and a span if it is sampled. It must never be lost:
-//! what is dropped without an end counts as the client's leaving.
+//! what is dropped without an end counts as the client's leaving, or as the panic that dropped it.
+
+mod spans;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Instant;
 use std::time::SystemTime;
 
 use rand::RngExt;
 
 use crate::access_log::Entry;
+use crate::answer;
+use crate::ending::spans::Traced;
+use crate::error::Error;
 use crate::error::Reason;
 use crate::http::End;
 use crate::http::ResponseLog;
 use crate::http::head::RequestHead;
+use crate::http::head::ResponseHead;
 use crate::http::head::Version;
 use crate::local::Local;
 use crate::metrics;
 use crate::metrics::Direction;
 use crate::metrics::Retry;
 use crate::metrics::Tls;
+use crate::standing::Stand;
 use crate::tcp::Copied;
 use crate::trace;
-use crate::trace::Kind;
-use crate::trace::Record;
 use crate::trace::Span;
-use crate::trace::Value;
+
+pub use crate::ending::spans::Outcome;
 
 /// What is known about a request or connection, filled as its story goes on.
 pub struct Ending {
@@ -46,7 +56,10 @@ pub struct Ending {
     /// Why the last of several tries was made.
     pub retry: Option<Retry>,
     pub tls: Tls,
-    pub span: Option<Span>,
+    /// The permission by which it runs, where it may be withdrawn.
+    pub stand: Option<Stand>,
+    /// Where the request is sampled.
+    traced: Option<Box<Traced>>,
     texts: Texts,
     metrics: Option<Arc<metrics::Requests>>,
     /// Permits and counts that last as long as the answer.
@@ -73,6 +86,13 @@ impl Ending {
         ending
     }
 
+    /// A part of a request whose end others tell.
+    pub fn part(local: &Rc<Local>, direction: Direction, client: SocketAddr) -> Self {
+        let mut part = Self::connection(local, direction, client);
+        part.is_over = true;
+        part
+    }
+
     pub fn connection(local: &Rc<Local>, direction: Direction, client: SocketAddr) -> Self {
         let none: Arc<str> = "".into();
         Self {
@@ -91,11 +111,53 @@ impl Ending {
             tries: 0,
             retry: None,
             tls: Tls::Plaintext,
-            span: None,
+            stand: None,
+            traced: None,
             texts: Texts::default(),
             metrics: None,
             guards: Vec::new(),
             is_over: false,
+        }
+    }
+
+    /// Reads the request's trace context and writes our own in its place: what follows is a child of this request.
+    pub fn begin_span(&mut self, head: &mut RequestHead) {
+        if self.is_over {
+            // Others tell of this request: its context is theirs too.
+            return;
+        }
+        let shared = &self.local.shared;
+        let sampling = shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
+        let span = Span::begin(&mut head.headers, sampling, &shared.tracing, &mut *self.local.dice.borrow_mut());
+        if span.context.sampled {
+            self.traced = Some(Box::new(Traced::new(span, head)));
+        }
+    }
+
+    /// Another endpoint is asked. Where the request is sampled, what follows is a child of this attempt.
+    pub fn attempt(&mut self, endpoint: SocketAddr, tls: Tls, head: &mut RequestHead) {
+        self.endpoint = Some(endpoint);
+        self.tls = tls;
+        if let Some(traced) = &mut self.traced {
+            let span = traced.span().child(&mut *self.local.dice.borrow_mut());
+            if let Some(span) = traced.attempt(span, self.tries, endpoint) {
+                trace::inject(&mut head.headers, &span.context);
+            }
+        }
+        self.tries += 1;
+    }
+
+    /// The attempt under way has ended, and its outcome is not the request's; asked for only where somebody will see it.
+    pub fn attempted(&mut self, outcome: impl FnOnce() -> Outcome) {
+        if let Some(traced) = &mut self.traced {
+            traced.attempted(outcome());
+        }
+    }
+
+    /// The answer that stands. Whether a sidecar on the way made it, it says itself.
+    pub fn answered(&mut self, head: &ResponseHead) {
+        if let Some(traced) = &mut self.traced {
+            traced.answered(head.headers.get(answer::REASON_HEADER).and_then(Reason::parse));
         }
     }
 
@@ -135,6 +197,7 @@ impl Ending {
             crate::tcp::End::Clean => None,
             crate::tcp::End::Idle => Some(Reason::StreamIdle),
             crate::tcp::End::Client(_) => Some(Reason::ClientGone),
+            crate::tcp::End::Cut(reason) => Some(reason),
             crate::tcp::End::Upstream(_) => Some(match self.direction {
                 Direction::Inbound => Reason::AppReset,
                 Direction::Outbound => Reason::ResetBeforeResponse,
@@ -160,9 +223,9 @@ impl Ending {
         }
         let dice = || self.local.dice.borrow_mut().random_range(0..1_000_000);
         let logged = self.local.shared.log.mode.wants(self.status, self.reason, dice);
-        let sampled = self.span.filter(|span| span.context.sampled);
-        if let Some(span) = sampled {
-            self.offer_span(span, end);
+        let traced = self.traced.take();
+        if let Some(traced) = &traced {
+            self.local.shared.spans.offer(self.records(traced, end), Instant::now());
         }
         if logged {
             self.local.shared.log.write(Entry {
@@ -186,51 +249,22 @@ impl Ending {
                 retry: self.retry,
                 request_bytes: end.request_bytes,
                 response_bytes: end.response_bytes,
-                trace: sampled.map(|span| trace::hex(&span.context.trace)),
+                trace: traced.map(|traced| trace::hex(&traced.span().context.trace)),
             });
         }
-    }
-
-    fn offer_span(&self, span: Span, end: End) {
-        let (kind, name) = match self.direction {
-            Direction::Inbound => (Kind::Server, self.texts.method.clone()),
-            Direction::Outbound if self.route.is_empty() => (Kind::Client, self.texts.method.clone()),
-            Direction::Outbound => (Kind::Client, format!("{} {}", self.texts.method, self.route)),
-        };
-        let mut attributes = vec![
-            ("http.request.method", Value::Text(self.texts.method.clone())),
-            ("url.path", Value::Text(self.texts.path.clone())),
-            ("server.address", Value::Text(self.texts.authority.clone())),
-            ("http.response.status_code", Value::Number(self.status.into())),
-            ("leno.service", Value::Text(self.service.to_string())),
-        ];
-        if self.tries > 1 {
-            attributes.push(("http.request.resend_count", Value::Number(i64::from(self.tries) - 1)));
-        }
-        if let Some(status) = end.grpc_status {
-            attributes.push(("rpc.grpc.status_code", Value::Number(status.into())));
-        }
-        if let Some(reason) = self.reason {
-            attributes.push(("error.type", Value::Text(reason.as_str().to_owned())));
-            attributes.push(("leno.reason", Value::Text(reason.as_str().to_owned())));
-        }
-        let now = SystemTime::now();
-        let failed = self.reason.is_some() || self.status >= 500 || end.grpc_status.is_some_and(|status| status != 0);
-        let record = Record {
-            span,
-            parent_is_remote: true,
-            kind,
-            name,
-            start: now - self.started.elapsed(),
-            end: now,
-            attributes,
-            failed,
-        };
-        self.local.shared.spans.offer(record, Instant::now());
     }
 }
 
 impl ResponseLog for Ending {
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let Some(stand) = &self.stand else { return Poll::Pending };
+        stand.poll_revoked(cx).map(|denied| {
+            let denied = Error::denied(denied);
+            self.failed(denied.reason(), denied.to_string());
+            denied.reason()
+        })
+    }
+
     fn ended(mut self, end: End) {
         self.over(end);
     }
@@ -239,7 +273,9 @@ impl ResponseLog for Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if !self.is_over {
-            self.over(End { cut: Some(Reason::ClientGone), ..End::default() });
+            let panicked = std::thread::panicking();
+            let cut = if panicked { Reason::InternalPanic } else { Reason::ClientGone };
+            self.over(End { cut: Some(cut), ..End::default() });
         }
     }
 }

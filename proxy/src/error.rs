@@ -485,6 +485,11 @@ impl Error {
         }
     }
 
+    /// Refused by the AccessPolicy of this name; `None`: by the lack of one that allows.
+    pub fn denied(origin: Option<Arc<str>>) -> Self {
+        Self::Denied(origin.unwrap_or_else(|| "the lack of an Allow".into()))
+    }
+
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoEndpoints(_) => Reason::NoEndpoints,

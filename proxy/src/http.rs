@@ -10,6 +10,8 @@ pub mod hop_io;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::error::Reason;
@@ -86,6 +88,11 @@ pub struct End {
 
 /// Receives the end of one exchange; dropped without `ended` means that the client went away.
 pub trait ResponseLog {
+    /// Whether the exchange may not go on; asked whenever it waits.
+    fn poll_cut(&mut self, _: &mut Context<'_>) -> Poll<Reason> {
+        Poll::Pending
+    }
+
     fn ended(self, end: End);
 }
 

@@ -35,9 +35,11 @@ use crate::metrics::Retry;
 use crate::pool::Make;
 use crate::pool::Pool;
 use crate::retry::Kind;
+use crate::standing::Standing;
 use crate::state::State;
 use crate::timer::Timers;
 use crate::tls::Tls;
+use crate::trace;
 use crate::trace::export::Spans;
 use crate::upstream::Context;
 use crate::upstream::EndpointShared;
@@ -51,6 +53,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub log: AccessLog,
     pub spans: Spans,
+    pub tracing: trace::Rules,
     pub drain: Watch,
     pub ledger: h2::Ledger,
     /// Where we listen: what leads there leads back to us.
@@ -73,6 +76,8 @@ pub struct Local {
     pub pool: Pool,
     pub timers: Timers,
     pub dice: RefCell<StdRng>,
+    /// What runs here by a permission of our application's policy.
+    pub standing: Rc<Standing>,
     turn: Cell<u64>,
     /// By the address of the record that all workers share, which `Weak` keeps from being another's.
     latencies: RefCell<HashMap<usize, (Weak<EndpointShared>, Ewma)>>,
@@ -95,12 +100,24 @@ impl Local {
             pool: Pool::new(make),
             timers,
             dice: RefCell::new(StdRng::from_rng(&mut rand::rng())),
+            standing: Rc::default(),
             turn: Cell::new(0),
             latencies: RefCell::default(),
             requests: RefCell::default(),
             pools: RefCell::default(),
             shared,
         })
+    }
+
+    /// Whether any of it is being changed: where a panic begins now, it would stay half changed.
+    pub fn is_borrowed(&self) -> bool {
+        self.dice.try_borrow().is_err()
+            || self.latencies.try_borrow().is_err()
+            || self.requests.try_borrow().is_err()
+            || self.pools.try_borrow().is_err()
+            || self.standing.is_borrowed()
+            || self.timers.is_borrowed()
+            || self.pool.is_borrowed()
     }
 
     /// Keeps house until dropped.
@@ -240,3 +257,45 @@ impl Pods {
 
 /// Pods that one application calls by their addresses.
 const PODS_MAX: usize = 4096;
+
+#[cfg(test)]
+pub mod fixtures {
+    //! A worker's own things without a worker.
+
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::Local;
+    use super::Shared;
+    use crate::access_log::AccessLog;
+    use crate::access_log::Mode;
+    use crate::drain;
+    use crate::http::h2::Ledger;
+    use crate::metrics::Metrics;
+    use crate::state::State;
+    use crate::tls::Tls;
+    use crate::trace;
+
+    /// Inside a local runtime.
+    pub fn local() -> Rc<Local> {
+        let metrics = Arc::new(Metrics::default());
+        let (state, _wanted) = State::new(|_| Box::new(|| ()));
+        let shared = Shared {
+            state,
+            tls: Tls::new(),
+            log: AccessLog::new(Mode::Off, metrics.clone()).0,
+            spans: trace::export::queue(metrics.clone(), Instant::now()).0,
+            tracing: trace::Rules::default(),
+            drain: drain::channel().1,
+            ledger: Ledger::new(1 << 20),
+            listens: Arc::new([]),
+            own: Arc::new([]),
+            zone: "".into(),
+            pods: Arc::default(),
+            apps: Arc::default(),
+            metrics,
+        };
+        Local::new(0, shared)
+    }
+}

@@ -250,6 +250,10 @@ impl Pool {
         });
     }
 
+    pub fn is_borrowed(&self) -> bool {
+        self.lanes.try_borrow().map_or(true, |lanes| lanes.values().any(|lane| lane.is_borrowed()))
+    }
+
     fn lane(&self, way: &Way) -> Rc<Lane> {
         if let Some(lane) = self.lanes.borrow().get(&way.key) {
             lane.obey(way);

@@ -48,6 +48,8 @@ pub enum End {
     /// It broke: the other end was reset too.
     Client(io::ErrorKind),
     Upstream(io::ErrorKind),
+    /// It may not go on.
+    Cut(Reason),
 }
 
 /// One end of a tunnel, with bytes that were read from it before the tunnel began.
@@ -56,8 +58,13 @@ pub struct Side<'a> {
     pub read: BytesMut,
 }
 
-/// `idle`: nothing moved either way for this long. `None`: no limit.
-pub async fn copy(client: Side<'_>, upstream: Side<'_>, idle: Option<Duration>) -> Copied {
+/// `idle`: nothing moved either way for this long; `None`: no limit. `cut` says when it may not go on.
+pub async fn copy(
+    client: Side<'_>,
+    upstream: Side<'_>,
+    idle: Option<Duration>,
+    mut cut: impl FnMut(&mut Context<'_>) -> Poll<Reason>,
+) -> Copied {
     let mut there = Half::new(client.read);
     let mut back = Half::new(upstream.read);
     let (client, upstream) = (client.io, upstream.io);
@@ -80,6 +87,9 @@ pub async fn copy(client: Side<'_>, upstream: Side<'_>, idle: Option<Duration>) 
                 (_, Poll::Ready(Err(end))) => return Poll::Ready(end),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Clean),
                 _ => {}
+            }
+            if let Poll::Ready(reason) = cut(cx) {
+                return Poll::Ready(End::Cut(reason));
             }
             let Some(idle) = idle else { return Poll::Pending };
             // The timer is not moved by every byte: when it fires, it asks whether anything has.
@@ -105,16 +115,17 @@ pub async fn copy(client: Side<'_>, upstream: Side<'_>, idle: Option<Duration>) 
 
 /// What follows an HTTP/1 connection that was served: nothing, or the tunnel that its last answer began.
 pub async fn served<L: ResponseLog>(served: Served<L>) {
-    let Served::Tunnel { client, upstream, log } = served else { return };
+    let Served::Tunnel { client, upstream, mut log } = served else { return };
     let (mut near, mut far, idle, _guard) = (client.io, upstream.io, upstream.idle, upstream.guard);
     let client = Side { io: &mut near, read: client.read };
     let upstream = Side { io: &mut far, read: upstream.read };
-    let copied = copy(client, upstream, idle).await;
+    let copied = copy(client, upstream, idle, |cx| log.poll_cut(cx)).await;
     let cut = match copied.end {
         End::Clean => None,
         End::Idle => Some(Reason::StreamIdle),
         End::Client(_) => Some(Reason::ClientGone),
         End::Upstream(_) => Some(Reason::ResetBeforeResponse),
+        End::Cut(reason) => Some(reason),
     };
     let end = crate::http::End { request_bytes: copied.sent, response_bytes: copied.received, cut, grpc_status: None };
     log.ended(end);

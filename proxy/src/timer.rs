@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::panics::vital;
 use crate::timer::wheel::Key;
 use crate::timer::wheel::Wheel;
 
@@ -52,7 +53,7 @@ impl Timers {
             driver: None,
             stopped: false,
         }));
-        tokio::task::spawn_local(drive(Rc::clone(&shared)));
+        tokio::task::spawn_local(vital("a worker's timers", drive(Rc::clone(&shared))));
         Self(Rc::new(Handle(shared)))
     }
 
@@ -68,6 +69,10 @@ impl Timers {
         }
         let key = shared.insert(deadline);
         Sleep { shared: Rc::clone(&self.0.0), key }
+    }
+
+    pub fn is_borrowed(&self) -> bool {
+        self.0.0.try_borrow().is_err()
     }
 
     /// What the future gives, or `None` when it takes longer.

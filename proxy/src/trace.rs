@@ -41,18 +41,81 @@ pub struct Span {
     pub parent: Option<[u8; 8]>,
 }
 
+/// Who decides what is sampled, and in which format a new trace begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// What `OTEL_TRACES_SAMPLER` says; `None`: the mesh decides.
+    pub sampler: Option<Sampler>,
+    /// The first of `OTEL_PROPAGATORS` that carries a context.
+    pub format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampler {
+    /// Of a million traces.
+    pub ppm: u32,
+    /// A parent's decision stands.
+    pub parent_based: bool,
+}
+
+impl Rules {
+    /// From `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG` and `OTEL_PROPAGATORS`. A sampler that is not known decides
+    /// nothing, as OpenTelemetry asks for: the mesh's setting stands.
+    pub fn from_environment(sampler: Option<&str>, argument: Option<&str>, propagators: Option<&str>) -> Self {
+        const ALL: u32 = 1_000_000;
+        let ratio = argument.and_then(|text| text.trim().parse::<f64>().ok()).filter(|r| (0.0..=1.0).contains(r));
+        let ratio = ratio.map_or(ALL, |ratio| (ratio * f64::from(ALL)).round() as u32);
+        let name = sampler.unwrap_or_default().trim();
+        let parent_based = name.starts_with("parentbased_");
+        let ppm = match name.trim_start_matches("parentbased_") {
+            "always_on" => Some(ALL),
+            "always_off" => Some(0),
+            "traceidratio" => Some(ratio),
+            _ => None,
+        };
+        let format = propagators.unwrap_or_default().split(',').find_map(|name| match name.trim() {
+            "tracecontext" => Some(Format::W3c),
+            "b3" => Some(Format::B3Single),
+            "b3multi" => Some(Format::B3Multi),
+            _ => None,
+        });
+        Self { sampler: ppm.map(|ppm| Sampler { ppm, parent_based }), format: format.unwrap_or_default() }
+    }
+
+    /// These rules over the mesh's own, which are: as the parent decided, else `sampling_ppm` of a million.
+    fn sampler(&self, sampling_ppm: u32) -> Sampler {
+        self.sampler.unwrap_or(Sampler { ppm: sampling_ppm, parent_based: true })
+    }
+}
+
 impl Span {
-    /// The span of a request that has arrived: a child of what its headers say, sampled as its parent was; without a parent
-    /// a new trace, sampled with a chance of `sampling_ppm` in a million.
-    pub fn arrive(headers: &Headers, sampling_ppm: u32, rng: &mut impl Rng) -> Self {
-        match extract(headers) {
-            Some(parent) => Self { context: Context { span: random(rng), ..parent }, parent: Some(parent.span) },
-            None => {
-                let sampled = sampling_ppm > 0 && rng.next_u64() % 1_000_000 < u64::from(sampling_ppm);
-                let context = Context { trace: random(rng), span: random(rng), sampled, format: Format::W3c };
-                Self { context, parent: None }
-            }
+    /// Reads the context that came with a request, and leaves that of its own span in its place.
+    pub fn begin(headers: &mut Headers, sampling_ppm: u32, rules: &Rules, rng: &mut impl Rng) -> Self {
+        let span = Self::arrive(headers, sampling_ppm, rules, rng);
+        if span.parent.is_none() {
+            // The state of a trace that does not go on (W3C Trace Context section 4.3).
+            headers.remove("tracestate");
         }
+        inject(headers, &span.context);
+        span
+    }
+
+    /// The span of a request that has arrived: a child of what its headers say and sampled as its parent was, else the
+    /// beginning of a trace, sampled with a chance of `sampling_ppm` in a million.
+    fn arrive(headers: &Headers, sampling_ppm: u32, rules: &Rules, rng: &mut impl Rng) -> Self {
+        let parent = extract(headers);
+        let sampler = rules.sampler(sampling_ppm);
+        let decided = parent.map_or_else(|| lone_decision(headers), |parent| parent.sampled);
+        let sampled = match decided.filter(|_| sampler.parent_based) {
+            Some(sampled) => sampled,
+            None => sampler.ppm > 0 && rng.next_u64() % 1_000_000 < u64::from(sampler.ppm),
+        };
+        let (trace, format) = match &parent {
+            Some(parent) => (parent.trace, parent.format),
+            None => (random(rng), rules.format),
+        };
+        let context = Context { trace, span: random(rng), sampled, format };
+        Self { context, parent: parent.map(|parent| parent.span) }
     }
 
     /// A child of this span: an attempt.
@@ -69,13 +132,40 @@ fn random<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
     bytes
 }
 
+/// A context as it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    /// `None`: B3 leaves it to whoever comes next.
+    pub sampled: Option<bool>,
+    pub format: Format,
+}
+
 /// The context in the headers. W3C wins over B3 where both are there; what does not parse counts as absent.
-pub fn extract(headers: &Headers) -> Option<Context> {
+pub fn extract(headers: &Headers) -> Option<Parent> {
     let text = |name| std::str::from_utf8(headers.get(name)?).ok();
     text("traceparent")
         .and_then(w3c)
         .or_else(|| text("b3").and_then(b3_single))
         .or_else(|| b3_multi(text("x-b3-traceid")?, text("x-b3-spanid")?, text("x-b3-sampled"), text("x-b3-flags")))
+}
+
+/// B3 may say whether to sample without saying what: `b3: 0`, or `x-b3-sampled` alone.
+fn lone_decision(headers: &Headers) -> Option<bool> {
+    let text = |name| std::str::from_utf8(headers.get(name)?).ok();
+    if text("x-b3-flags") == Some("1") {
+        return Some(true);
+    }
+    text("b3").or_else(|| text("x-b3-sampled")).and_then(decision)
+}
+
+fn decision(text: &str) -> Option<bool> {
+    match text {
+        "1" | "d" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
 }
 
 /// Writes the context in its format, and removes what other formats said: two truths would part later.
@@ -87,17 +177,22 @@ pub fn inject(headers: &mut Headers, context: &Context) {
             headers.set("traceparent", write_w3c(&mut buffer, context));
         }
         Format::B3Single => {
+            headers.retain(|name, _| !is_w3c(name) && (!is_b3(name) || name.len() == 2));
             let sampled = if context.sampled { "1" } else { "0" };
             headers.set("b3", format!("{}-{}-{sampled}", hex(&context.trace), hex(&context.span)).as_bytes());
         }
         Format::B3Multi => {
-            // The parent's id is optional in B3, and would be wrong now.
-            headers.remove("x-b3-parentspanid");
-            headers.set("x-b3-traceid", hex(&context.trace).as_bytes());
-            headers.set("x-b3-spanid", hex(&context.span).as_bytes());
-            headers.set("x-b3-sampled", if context.sampled { b"1" } else { b"0" });
+            // The parent's id is optional in B3, and would be wrong now; a debug flag is told by the decision.
+            headers.retain(|name, _| !is_w3c(name) && !is_b3(name));
+            headers.push(b"x-b3-traceid", hex(&context.trace).as_bytes());
+            headers.push(b"x-b3-spanid", hex(&context.span).as_bytes());
+            headers.push(b"x-b3-sampled", if context.sampled { b"1" } else { b"0" });
         }
     }
+}
+
+fn is_w3c(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"traceparent") || name.eq_ignore_ascii_case(b"tracestate")
 }
 
 fn is_b3(name: &[u8]) -> bool {
@@ -105,7 +200,7 @@ fn is_b3(name: &[u8]) -> bool {
 }
 
 /// `00-{32 hex}-{16 hex}-{2 hex}`; a later version may append fields (W3C Trace Context section 3.2).
-fn w3c(text: &str) -> Option<Context> {
+fn w3c(text: &str) -> Option<Parent> {
     let bytes = text.as_bytes();
     let dashes = bytes.len() >= 55 && bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
     let version = parse_hex::<1>(text.get(..2)?)?[0];
@@ -120,21 +215,20 @@ fn w3c(text: &str) -> Option<Context> {
     let trace = nonzero(parse_hex::<16>(text.get(3..35)?)?)?;
     let span = nonzero(parse_hex::<8>(text.get(36..52)?)?)?;
     let flags = parse_hex::<1>(text.get(53..55)?)?[0];
-    Some(Context { trace, span, sampled: flags & 1 == 1, format: Format::W3c })
+    Some(Parent { trace, span, sampled: Some(flags & 1 == 1), format: Format::W3c })
 }
 
 /// `{trace}-{span}[-{sampled}[-{parent}]]`. A lone `0` or `1` decides sampling without a context; we then start our own.
-fn b3_single(text: &str) -> Option<Context> {
+fn b3_single(text: &str) -> Option<Parent> {
     let mut parts = text.split('-');
     let (trace, span) = (parts.next()?, parts.next()?);
-    // Not said: the decision is deferred to us, and a parent that did not decide is not sampled.
-    let sampled = matches!(parts.next(), Some("1" | "d" | "true"));
-    Some(Context { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Single })
+    let sampled = parts.next().and_then(decision);
+    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Single })
 }
 
-fn b3_multi(trace: &str, span: &str, sampled: Option<&str>, flags: Option<&str>) -> Option<Context> {
-    let sampled = matches!(sampled, Some("1" | "true")) || flags == Some("1");
-    Some(Context { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Multi })
+fn b3_multi(trace: &str, span: &str, sampled: Option<&str>, flags: Option<&str>) -> Option<Parent> {
+    let sampled = if flags == Some("1") { Some(true) } else { sampled.and_then(decision) };
+    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Multi })
 }
 
 /// 128 bits, or 64 that are padded on the left.
@@ -204,15 +298,28 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Record {
     pub span: Span,
-    /// Whether the parent lives in another process.
-    pub parent_is_remote: bool,
+    pub parent: Lives,
     pub kind: Kind,
-    /// `{method}` or `{method} {route}`; never the raw path.
+    /// `{method}`, or gRPC's `{package.Service}/{Method}`; never the raw path.
     pub name: String,
     pub start: SystemTime,
     pub end: SystemTime,
     pub attributes: Vec<(&'static str, Value)>,
-    pub failed: bool,
+    pub status: Status,
+}
+
+/// Where the parent of a span was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    Here,
+    InAnotherProcess,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Unset,
+    /// With what happened, in words; empty where the status code says it.
+    Failed(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]

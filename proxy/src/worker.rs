@@ -7,7 +7,6 @@ mod tests;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -17,6 +16,8 @@ use std::thread::JoinHandle;
 use leno_proto::policy::ServicePort;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
+
+use crate::panics::Vital;
 
 /// What a listener stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,6 @@ pub struct Crew {
     open: AtomicUsize,
     open_max: usize,
     refused: AtomicU64,
-    panics: AtomicU64,
 }
 
 /// One worker, as the others see it.
@@ -87,13 +87,7 @@ where
             (Desk { inbox, open: AtomicUsize::new(0) }, receiver)
         })
         .unzip();
-    let crew = Arc::new(Crew {
-        desks: desks.into(),
-        open: AtomicUsize::new(0),
-        open_max,
-        refused: AtomicU64::new(0),
-        panics: AtomicU64::new(0),
-    });
+    let crew = Arc::new(Crew { desks: desks.into(), open: AtomicUsize::new(0), open_max, refused: AtomicU64::new(0) });
     let mut threads = Vec::with_capacity(count);
     for (index, inbox) in inboxes.into_iter().enumerate() {
         let worker = Worker { index, crew: Arc::clone(&crew), inbox };
@@ -112,7 +106,6 @@ pub fn alone(open_max: usize) -> (Arc<Crew>, Worker) {
         open: AtomicUsize::new(0),
         open_max,
         refused: AtomicU64::new(0),
-        panics: AtomicU64::new(0),
     });
     let worker = Worker { index: 0, crew: Arc::clone(&crew), inbox: receiver };
     (crew, worker)
@@ -123,37 +116,12 @@ where
     S: Fn(Worker) -> F,
     F: Future<Output = ()>,
 {
-    let index = worker.index;
-    let life = AssertUnwindSafe(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(LocalOptions::default())
-            .expect("a worker without a runtime is no worker");
-        runtime.block_on(story(worker));
-    });
-    if std::panic::catch_unwind(life).is_err() {
-        tracing::error!(worker = index, "worker panicked: ending the process");
-        std::process::abort();
-    }
-}
-
-/// Runs one connection on this worker. Its panic ends it alone: guards run, and it is counted.
-pub fn spawn(crew: &Arc<Crew>, connection: impl Future<Output = ()> + 'static) {
-    let witness = Witness(Arc::clone(crew));
-    tokio::task::spawn_local(async move {
-        let _witness = witness;
-        connection.await;
-    });
-}
-
-struct Witness(Arc<Crew>);
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.panics.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    let _vital = Vital("a worker");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("a worker without a runtime is no worker");
+    runtime.block_on(story(worker));
 }
 
 impl Crew {
@@ -195,10 +163,6 @@ impl Crew {
     /// Connections refused because `open_max` were open.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
-    }
-
-    pub fn panics(&self) -> u64 {
-        self.panics.load(Ordering::Relaxed)
     }
 }
 

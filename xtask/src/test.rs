@@ -1,6 +1,8 @@
 //! `cargo xtask test`: everything that needs no cluster, in the order in which a failure is cheapest. It installs what the
 //! foreign peers need where that is missing, and prints what it runs.
 
+use std::process::Command;
+
 use crate::shell;
 
 #[derive(clap::Args)]
@@ -30,6 +32,7 @@ fn model_check() -> anyhow::Result<()> {
 fn foreign() -> anyhow::Result<()> {
     crate::demo::build()?;
     install()?;
+    collector()?;
     shell::run(&mut shell::cargo(&["test", "--profile", crate::demo::PROFILE, "-p", "leno-e2e"]))
 }
 
@@ -42,4 +45,22 @@ fn install() -> anyhow::Result<()> {
         ("nft", "nftables"),
         ("ip", "iproute2"),
     ])
+}
+
+/// A real OTLP backend for the traces: Rotel, in a virtual environment of its own in the target folder.
+fn collector() -> anyhow::Result<()> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).unwrap_or(&own);
+    let folder = target.join("collector");
+    if folder.join("installed").exists() {
+        return Ok(());
+    }
+    let make = || shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
+    if make().is_err() {
+        // Debian keeps what `venv` needs in a package of its own.
+        shell::install(&[("ensurepip", "python3-venv")])?;
+        make()?;
+    }
+    shell::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "rotel==0.0.1a15"]))?;
+    Ok(std::fs::write(folder.join("installed"), "")?)
 }

@@ -300,7 +300,7 @@ pub enum DefaultAccess {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshTracing {
-    /// `http://` or `https://` address of an OTLP receiver.
+    /// `http://` address of an OTLP receiver: gRPC, or HTTP where it has a path or port 4318.
     #[serde(default)]
     pub endpoint: Option<String>,
     #[serde(default, deserialize_with = "or_default")]

@@ -1,6 +1,7 @@
 //! Stories of a mesh in one process: an application behind its sidecar calls another behind its own, over loopback and mTLS.
 
 mod mesh;
+mod permission;
 
 use std::sync::Arc;
 use std::time::Duration;

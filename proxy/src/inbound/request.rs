@@ -41,8 +41,9 @@ use crate::pool::Wire;
 use crate::retry;
 use crate::retry::Asked;
 use crate::retry::Ended;
-use crate::trace;
-use crate::trace::Span;
+use crate::standing;
+use crate::standing::Facts;
+use crate::standing::Stand;
 
 /// The requests of one connection.
 pub(crate) struct Requests {
@@ -94,8 +95,9 @@ impl Requests {
         let Request { mut head, body, interim } = request;
         let policy = inbound::policy(&self.local, self.caller.app.port())?;
         let hop = self.edge(&mut head);
-        self.begin_span(&mut head, ending);
+        ending.begin_span(&mut head);
         let permit = self.authorize(&policy, &head)?;
+        let stand = self.stand(&head);
         let version = self.version(&policy, &head, hop.as_ref());
         let wire = if version == Version::Http2 { Wire::Http2 } else { Wire::Http1 };
         let application = Application::new(&self.local, &self.caller, &policy, wire);
@@ -109,10 +111,13 @@ impl Requests {
         head.version = version;
         let deadline = hop.as_ref().and_then(|hop| hop.deadline);
         let sent = self.send(&application, &permit, &head, body, interim, ending);
-        let mut answered = match deadline {
-            Some(most) => self.local.timers.timeout(most, sent).await.unwrap_or(Err(Error::RequestTimeout(most)))?,
-            None => sent.await?,
+        let sent = standing::unless_revoked(&stand, sent);
+        let sent = match deadline {
+            Some(most) => self.local.timers.timeout(most, sent).await.ok_or(Error::RequestTimeout(most))?,
+            None => sent.await,
         };
+        let mut answered = sent.map_err(Error::denied)??;
+        ending.stand = Some(stand);
         if let Some(tunnel) = &mut answered.tunnel {
             tunnel.idle = Some(inbound::TUNNEL_IDLE);
         }
@@ -134,17 +139,19 @@ impl Requests {
         hop
     }
 
-    fn begin_span(&self, head: &mut RequestHead, ending: &mut Ending) {
-        let sampling = self.local.shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
-        let span = Span::arrive(&head.headers, sampling, &mut *self.local.dice.borrow_mut());
-        trace::inject(&mut head.headers, &span.context);
-        ending.span = Some(span);
-    }
-
     fn authorize(&self, policy: &PortPolicy, head: &RequestHead) -> Result<Permit, Error> {
         let peer = Peer { identity: self.caller.identity.as_ref(), ip: self.caller.address.ip() };
         authorize::authorize(&policy.port().access, &peer, Some(&head.view()))
-            .map_err(|denied| Error::Denied(denied.origin.unwrap_or_else(|| "the lack of an Allow".into())))
+            .map_err(|denied| Error::denied(denied.origin))
+    }
+
+    /// The same permission for as long as the request runs.
+    fn stand(&self, head: &RequestHead) -> Stand {
+        let view = head.view();
+        let request = Some((view.method.into(), view.path.into()));
+        let Caller { address, identity, app } = &self.caller;
+        let facts = Facts { port: app.port(), ip: address.ip(), identity: identity.clone(), request };
+        self.local.standing.enter(facts)
     }
 
     /// What the application is spoken to in: as declared, else as its client speaks.

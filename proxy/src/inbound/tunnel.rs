@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::ending::Ending;
 use crate::error::Error;
+use crate::http::ResponseLog;
 use crate::inbound;
 use crate::inbound::Caller;
 use crate::inbound::PortPolicy;
@@ -23,6 +24,8 @@ use crate::net::Io;
 use crate::pool::Opened;
 use crate::pool::Wire;
 use crate::sniff::Sniff;
+use crate::standing::Facts;
+use crate::standing::Stand;
 use crate::tcp;
 use crate::tcp::Side;
 use crate::tcp::first_bytes;
@@ -34,8 +37,8 @@ pub(super) async fn run(
     caller: Caller,
     policy: &PortPolicy,
 ) -> Result<(), Error> {
-    let mut opened = open(local, &caller, policy).await?;
-    copy(local, &mut client, early, &mut opened, BytesMut::new(), &caller).await;
+    let (mut opened, stand) = open(local, &caller, policy).await?;
+    copy(local, &mut client, early, &mut opened, BytesMut::new(), (&caller, stand)).await;
     Ok(())
 }
 
@@ -47,7 +50,7 @@ pub(super) async fn speculate(
     caller: Caller,
     policy: &PortPolicy,
 ) -> Result<(), Error> {
-    let mut opened = open(local, &caller, policy).await?;
+    let (mut opened, stand) = open(local, &caller, policy).await?;
     let mut read = BytesMut::new();
     let sniffed = tokio::select! {
         // Requests must not slip past as bytes, so the client is heard first.
@@ -64,17 +67,20 @@ pub(super) async fn speculate(
         }
         Some(_) | None => {
             let mut client = Io::Tcp(stream);
-            copy(local, &mut client, early, &mut opened, read, &caller).await;
+            copy(local, &mut client, early, &mut opened, read, (&caller, stand)).await;
             Ok(())
         }
     }
 }
 
-async fn open(local: &Rc<Local>, caller: &Caller, policy: &PortPolicy) -> Result<Opened, Error> {
+async fn open(local: &Rc<Local>, caller: &Caller, policy: &PortPolicy) -> Result<(Opened, Stand), Error> {
     let peer = Peer { identity: caller.identity.as_ref(), ip: caller.address.ip() };
-    let permit = authorize::authorize(&policy.port().access, &peer, None)
-        .map_err(|denied| Error::Denied(denied.origin.unwrap_or_else(|| "the lack of an Allow".into())))?;
-    Application::new(local, caller, policy, Wire::Opaque).open(local, &permit).await
+    let permit =
+        authorize::authorize(&policy.port().access, &peer, None).map_err(|denied| Error::denied(denied.origin))?;
+    let Caller { address, identity, app } = caller;
+    let facts = Facts { port: app.port(), ip: address.ip(), identity: identity.clone(), request: None };
+    let stand = local.standing.enter(facts);
+    Ok((Application::new(local, caller, policy, Wire::Opaque).open(local, &permit).await?, stand))
 }
 
 async fn copy(
@@ -83,16 +89,17 @@ async fn copy(
     early: BytesMut,
     opened: &mut Opened,
     read: BytesMut,
-    caller: &Caller,
+    (caller, stand): (&Caller, Stand),
 ) {
     let mut ending = Ending::connection(local, Direction::Inbound, caller.address);
     ending.service = caller.app.port().to_string().into();
     ending.endpoint = Some(caller.app);
     ending.client_identity = caller.identity.as_ref().map(|identity| identity.as_str().into());
     ending.tls = if caller.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
+    ending.stand = Some(stand);
     ending.count();
     let client = Side { io: client, read: early };
     let upstream = Side { io: &mut opened.io, read };
-    let copied = tcp::copy(client, upstream, Some(inbound::TUNNEL_IDLE)).await;
+    let copied = tcp::copy(client, upstream, Some(inbound::TUNNEL_IDLE), |cx| ending.poll_cut(cx)).await;
     ending.copied(copied);
 }

@@ -9,11 +9,13 @@ use leno_proto::policy::Retries;
 use leno_proto::request::Headers;
 
 use crate::answer;
+use crate::ending::Outcome;
 use crate::error::Error;
 use crate::error::Reason;
 use crate::http::body::Body;
 use crate::http::h1::Answered;
 use crate::http::head::RequestHead;
+use crate::http::head::ResponseHead;
 use crate::local::Local;
 use crate::metrics::Retry;
 use crate::outbound::request::Failed;
@@ -115,13 +117,33 @@ pub(super) struct Course {
     pub(super) last: Option<Retry>,
 }
 
+/// An attempt that was not the last, for its span.
+pub(super) fn told(outcome: &Result<Answered<'_>, Failed<'_>>) -> Outcome {
+    let ended = Instant::now();
+    match outcome {
+        Ok(Answered { head: ResponseHead { status, headers, .. }, .. }) => Outcome {
+            ended,
+            status: *status,
+            grpc_status: grpc_status(headers),
+            reason: headers.get(answer::REASON_HEADER).and_then(Reason::parse),
+            detail: String::new(),
+        },
+        Err(failed) => {
+            Outcome { ended, status: 0, grpc_status: None, reason: Some(failed.reason), detail: failed.detail.clone() }
+        }
+    }
+}
+
 fn ended(headers: &Headers, status: u16) -> Ended {
-    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
     Ended::Answered {
         status,
-        // Trailers-only answers; what comes after data cannot be taken back.
-        grpc_status: headers.get("grpc-status").and_then(number),
+        grpc_status: grpc_status(headers),
         reason: headers.get(answer::REASON_HEADER).and_then(Reason::parse),
         wish: Wish::parse(headers.get("retry-after"), headers.get("grpc-retry-pushback-ms")),
     }
+}
+
+/// Of answers that are trailers alone; what comes after data cannot be taken back.
+fn grpc_status(headers: &Headers) -> Option<u16> {
+    std::str::from_utf8(headers.get("grpc-status")?).ok()?.parse().ok()
 }

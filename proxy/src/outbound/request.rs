@@ -51,8 +51,6 @@ use crate::outbound::route::Decision;
 use crate::pool::Take;
 use crate::pool::Wire;
 use crate::retry::Spent;
-use crate::trace;
-use crate::trace::Span;
 use crate::upstream::Member;
 
 /// The requests of one connection.
@@ -118,7 +116,7 @@ impl Requests {
         let Request { mut head, body, interim } = request;
         let local = &self.local;
         edge::strip(&mut head.headers);
-        self.begin_span(&mut head, ending);
+        ending.begin_span(&mut head);
         let place = self.place.renewed(local);
         ending.service = place.label();
         let mut chosen = match route::decide(local, &place, &mut head, self.peer.ip())? {
@@ -149,13 +147,6 @@ impl Requests {
             let _ = admission.report(seen, started.elapsed(), Instant::now(), &mut *dice);
         }
         Ok(outcome?)
-    }
-
-    fn begin_span(&self, head: &mut RequestHead, ending: &mut Ending) {
-        let sampling = self.local.shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
-        let span = Span::arrive(&head.headers, sampling, &mut *self.local.dice.borrow_mut());
-        trace::inject(&mut head.headers, &span.context);
-        ending.span = Some(span);
     }
 
     /// The limits of the destination, in the order in which they are cheap: rate, breaker, bulkhead.
@@ -226,9 +217,7 @@ impl Requests {
                 let identity = &choice.member().shared.identity;
                 (identity.address, identity.expected.is_some())
             };
-            ending.tries += 1;
-            ending.endpoint = Some(address);
-            ending.tls = if expected { Tls::Mtls } else { Tls::Plaintext };
+            ending.attempt(address, if expected { Tls::Mtls } else { Tls::Plaintext }, head);
             let started = Instant::now();
             let spent = ending.started().elapsed();
             let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
@@ -247,6 +236,7 @@ impl Requests {
                     if let Some(tunnel) = &mut answered.tunnel {
                         tunnel.idle = chosen.policy.timeouts.stream_idle;
                     }
+                    ending.answered(&answered.head);
                     self.arrive(&mut answered.head, head.version, ending.tls);
                     route::edit_answer(&mut answered.head, &chosen.answer_edits);
                     ending.keep(choice);
@@ -255,6 +245,7 @@ impl Requests {
                 (Err(failed), None) => return Err(failed.into_error(address)),
                 (outcome, Some(wait)) => {
                     ending.retry = course.last;
+                    ending.attempted(|| again::told(&outcome));
                     if let Err(failed) = outcome {
                         replay.give_back(failed.body);
                     }
@@ -305,9 +296,8 @@ impl Requests {
         let mut head = head.clone();
         hop.write(&mut head.headers);
         // Counted and logged once, by the outbound story.
-        let mut inner = Ending::connection(&self.local, Direction::Inbound, self.peer);
+        let mut inner = Ending::part(&self.local, Direction::Inbound, self.peer);
         let answered = requests.answer(Request { head, body, interim }, &mut inner).await;
-        inner.silence();
         answered.map_err(|error| {
             let reason = error.reason();
             let never_processed = reason.again() == Again::NeverProcessed;

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use crate::breaker::Outcome;
 use crate::ending::Ending;
 use crate::error::Error;
+use crate::http::ResponseLog;
 use crate::local::Local;
 use crate::metrics::Direction;
 use crate::metrics::Tls;
@@ -87,7 +88,7 @@ impl Upstream {
         let mut client = Io::Tcp(stream);
         let client = Side { io: &mut client, read: early };
         let upstream = Side { io: &mut io, read };
-        let copied = tcp::copy(client, upstream, idle).await;
+        let copied = tcp::copy(client, upstream, idle, |cx| ending.poll_cut(cx)).await;
         ending.copied(copied);
         Ok(())
     }

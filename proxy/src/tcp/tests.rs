@@ -19,7 +19,7 @@ fn tunnel(early: &'static [u8], idle: Option<Duration>) -> (DuplexStream, Duplex
         let (mut near, mut far) = (Io::Memory(near), Io::Memory(far));
         let client = Side { io: &mut near, read: BytesMut::from(early) };
         let upstream = Side { io: &mut far, read: BytesMut::new() };
-        tcp::copy(client, upstream, idle).await
+        tcp::copy(client, upstream, idle, |_| std::task::Poll::Pending).await
     };
     (client, upstream, copy)
 }

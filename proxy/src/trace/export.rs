@@ -12,22 +12,26 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanContext;
 use opentelemetry::trace::SpanId;
 use opentelemetry::trace::SpanKind;
-use opentelemetry::trace::Status;
 use opentelemetry::trace::TraceFlags;
 use opentelemetry::trace::TraceId;
 use opentelemetry::trace::TraceState;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::SpanData;
 use opentelemetry_sdk::trace::SpanEvents;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use opentelemetry_sdk::trace::SpanLinks;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::trace::Kind;
+use crate::trace::Lives;
 use crate::trace::Record;
+use crate::trace::Rules;
+use crate::trace::Status;
 use crate::trace::Value;
 
 /// Spans that may wait for the exporter.
@@ -44,6 +48,7 @@ pub const PER_SECOND_MAX: u64 = 1000;
 #[derive(Clone)]
 pub struct Spans {
     queue: mpsc::Sender<Record>,
+    close: Arc<watch::Sender<bool>>,
     cap: Arc<Cap>,
     metrics: Arc<Metrics>,
 }
@@ -55,21 +60,30 @@ struct Cap {
 }
 
 impl Cap {
-    fn admits(&self, now: Instant) -> bool {
+    fn admits(&self, spans: u64, now: Instant) -> bool {
         let second = now.saturating_duration_since(self.start).as_secs() & 0xffff_ffff;
         let next = |state: u64| {
-            let count = if state >> 32 == second { state & 0xffff_ffff } else { 0 };
-            (count < PER_SECOND_MAX).then_some((second << 32) | (count + 1))
+            let count = if state >> 32 == second { state & 0xffff_ffff } else { 0 } + spans;
+            (count <= PER_SECOND_MAX).then_some((second << 32) | count)
         };
         self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
 impl Spans {
-    /// Offers an ended span without waiting.
-    pub fn offer(&self, record: Record, now: Instant) {
-        if !self.cap.admits(now) || self.queue.try_send(record).is_err() {
-            self.metrics.proxy.spans_dropped.increment();
+    /// No more are to come, whoever may still hold a clone.
+    pub fn close(&self) {
+        self.close.send_replace(true);
+    }
+
+    /// Offers the spans of one request without waiting: all of them or none, for half a request explains nothing.
+    pub fn offer(&self, records: Vec<Record>, now: Instant) {
+        let count = records.len() as u64;
+        match self.queue.try_reserve_many(records.len()) {
+            Ok(places) if self.cap.admits(count, now) => {
+                places.zip(records).for_each(|(place, record)| place.send(record));
+            }
+            Ok(_) | Err(_) => self.metrics.proxy.spans_dropped.add(count),
         }
     }
 }
@@ -77,13 +91,15 @@ impl Spans {
 /// The exporter's end.
 pub struct Queue {
     records: mpsc::Receiver<Record>,
+    closed: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 }
 
 pub fn queue(metrics: Arc<Metrics>, now: Instant) -> (Spans, Queue) {
     let (queue, records) = mpsc::channel(WAITING_MAX);
+    let (close, closed) = watch::channel(false);
     let cap = Arc::new(Cap { start: now, state: AtomicU64::new(0) });
-    (Spans { queue, cap, metrics: metrics.clone() }, Queue { records, metrics })
+    (Spans { queue, close: Arc::new(close), cap, metrics: metrics.clone() }, Queue { records, closed, metrics })
 }
 
 /// Who the spans come from.
@@ -106,9 +122,9 @@ pub fn exporter(
     source: &Source,
     environment: &Environment,
 ) -> anyhow::Result<Option<SpanExporter>> {
-    let Some(endpoint) = environment.endpoint.as_deref().or(endpoint).filter(|_| !environment.disabled) else {
-        return Ok(None);
-    };
+    let exact = environment.traces_endpoint.as_deref();
+    let endpoint = exact.or(environment.endpoint.as_deref()).or(endpoint).filter(|_| !environment.disabled);
+    let Some(endpoint) = endpoint else { return Ok(None) };
     // Since 0.33 an endpoint without a scheme would mean https.
     let endpoint = match endpoint.contains("://") {
         true => endpoint.to_owned(),
@@ -116,6 +132,10 @@ pub fn exporter(
     };
     let uri: http::Uri =
         endpoint.parse().map_err(|e| anyhow::anyhow!("trace endpoint {endpoint}: {e}; write http://host:4317"))?;
+    anyhow::ensure!(
+        uri.scheme_str() == Some("http"),
+        "trace endpoint {endpoint}: spans leave the pod in plaintext HTTP; write http://host:4317, perhaps of a collector beside"
+    );
     let has_path = !matches!(uri.path(), "" | "/");
     let over_http = match environment.protocol.as_deref() {
         Some("grpc") => false,
@@ -124,51 +144,109 @@ pub fn exporter(
     };
     let mut exporter = match over_http {
         true => {
-            let url = if has_path { endpoint } else { format!("{}/v1/traces", endpoint.trim_end_matches('/')) };
+            // What is named for traces alone is taken as it is (OpenTelemetry, "OTLP Exporter Configuration").
+            let whole = endpoint.ends_with("/v1/traces") || (exact.is_some() && has_path);
+            let url = if whole { endpoint } else { format!("{}/v1/traces", endpoint.trim_end_matches('/')) };
             SpanExporter::builder().with_http().with_endpoint(url).build()?
         }
         false => SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?,
     };
-    exporter.set_resource(&resource(source));
+    exporter.set_resource(&resource(source, environment));
     Ok(Some(exporter))
 }
 
 /// The `OTEL_*` variables that the exporter's own crate does not settle. Read by `config`.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: Option<String>,
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`.
+    pub traces_endpoint: Option<String>,
     /// `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`, else `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub protocol: Option<String>,
+    /// `OTEL_SERVICE_NAME`.
+    pub service: Option<String>,
+    /// `OTEL_RESOURCE_ATTRIBUTES`.
+    pub resource: Option<String>,
     /// `OTEL_SDK_DISABLED`.
     pub disabled: bool,
+    /// `OTEL_TRACES_SAMPLER`, `OTEL_PROPAGATORS`.
+    pub rules: Rules,
 }
 
-/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over what we know.
-fn resource(source: &Source) -> Resource {
+impl Environment {
+    pub fn names_an_endpoint(&self) -> bool {
+        self.endpoint.is_some() || self.traces_endpoint.is_some()
+    }
+}
+
+/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over what we know, in that order.
+fn resource(source: &Source, environment: &Environment) -> Resource {
     let known = [
-        ("service.name", &source.service),
+        ("service.name", workload(&source.pod).unwrap_or(&source.service)),
+        ("service.namespace", &source.namespace),
+        ("service.instance.id", &source.pod_uid),
         ("k8s.namespace.name", &source.namespace),
         ("k8s.pod.name", &source.pod),
         ("k8s.pod.uid", &source.pod_uid),
     ];
-    let known = known.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| KeyValue::new(k, v.clone()));
-    let detectors: [Box<dyn opentelemetry_sdk::resource::ResourceDetector>; 1] =
-        [Box::new(opentelemetry_sdk::resource::EnvResourceDetector::new())];
-    Resource::builder_empty().with_attributes(known).with_detectors(&detectors).build()
+    let known = known.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| KeyValue::new(k, v.to_owned()));
+    let told = attributes(environment.resource.as_deref().unwrap_or_default());
+    let name = environment.service.as_ref().map(|name| KeyValue::new("service.name", name.clone()));
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attributes(known.chain(told).chain(name))
+        .build()
+}
+
+/// `key=value,key=value`, the values percent-encoded. As OpenTelemetry asks for, an error anywhere voids the whole.
+fn attributes(text: &str) -> Vec<KeyValue> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        Some(KeyValue::new(key.trim().to_owned(), percent_decoded(value.trim())?))
+    };
+    text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The name of the workload whose pod this is: what stands before the parts that its controller appended, `-7d4b9c6f5-x2x4z`
+/// of a Deployment, `-x2x4z` of a DaemonSet or Job, `-0` of a StatefulSet.
+fn workload(pod: &str) -> Option<&str> {
+    // Kubernetes makes suffixes of these alone, so that they are never words (apimachinery, util/rand).
+    let random = |part: &str| part.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b));
+    let (name, last) = pod.rsplit_once('-')?;
+    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) && last.len() < 5 {
+        return Some(name);
+    }
+    if last.len() != 5 || !random(last) {
+        return Some(pod);
+    }
+    match name.rsplit_once('-') {
+        Some((deployment, hash)) if (6..=10).contains(&hash.len()) && random(hash) => Some(deployment),
+        Some(_) | None => Some(name),
+    }
 }
 
 impl Queue {
-    /// Exports until every `Spans` is gone. A backend that is away costs spans, never requests.
+    /// Exports until no more spans are to come. A backend that is away costs spans, never requests.
     pub async fn run(mut self, exporter: Option<SpanExporter>) {
         let scope = InstrumentationScope::builder("leno-proxy").with_version(env!("CARGO_PKG_VERSION")).build();
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        while let Some(first) = self.records.recv().await {
+        while let Some(first) = self.next().await {
             let Some(exporter) = &exporter else { continue };
             batch.push(span_data(first, &scope));
             let deadline = tokio::time::Instant::now() + BATCH_WAIT;
             while batch.len() < BATCH_MAX {
-                match tokio::time::timeout_at(deadline, self.records.recv()).await {
+                match tokio::time::timeout_at(deadline, self.next()).await {
                     Ok(Some(record)) => batch.push(span_data(record, &scope)),
                     Ok(None) | Err(_) => break,
                 }
@@ -185,6 +263,18 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// The next span; after `Spans::close`, of those that were offered before.
+    async fn next(&mut self) -> Option<Record> {
+        tokio::select! {
+            // What waits goes before the end.
+            biased;
+            record = self.records.recv() => record,
+            _ = self.closed.wait_for(|closed| *closed) => None,
+        }
+    }
+}
+
 fn span_data(record: Record, scope: &InstrumentationScope) -> SpanData {
     let context = record.span.context;
     let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
@@ -196,7 +286,7 @@ fn span_data(record: Record, scope: &InstrumentationScope) -> SpanData {
     SpanData {
         span_context: SpanContext::new(trace, span, flags, false, TraceState::default()),
         parent_span_id: record.span.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
-        parent_span_is_remote: record.parent_is_remote,
+        parent_span_is_remote: record.parent == Lives::InAnotherProcess,
         span_kind: match record.kind {
             Kind::Server => SpanKind::Server,
             Kind::Client => SpanKind::Client,
@@ -208,7 +298,10 @@ fn span_data(record: Record, scope: &InstrumentationScope) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        status: if record.failed { Status::error("") } else { Status::Unset },
+        status: match record.status {
+            Status::Unset => opentelemetry::trace::Status::Unset,
+            Status::Failed(detail) => opentelemetry::trace::Status::error(detail),
+        },
         instrumentation_scope: scope.clone(),
     }
 }

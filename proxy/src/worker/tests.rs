@@ -1,5 +1,3 @@
-use std::sync::mpsc;
-
 use crate::worker;
 
 #[test]
@@ -31,25 +29,4 @@ fn seats_spread_over_workers_and_end_at_the_cap() {
     drop((first, third));
     assert_eq!(crew.open(), 0);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-}
-
-#[test]
-fn a_panic_ends_its_own_connection_and_is_counted() {
-    let (sender, receiver) = mpsc::channel();
-    let (crew, threads) = worker::start(1, 1, move |worker| {
-        let sender = sender.clone();
-        async move {
-            let (done, gone) = tokio::sync::oneshot::channel::<()>();
-            worker::spawn(&worker.crew, async move {
-                let _done = done;
-                panic!("a bug in one connection");
-            });
-            let _ = gone.await;
-            sender.send("still here").unwrap();
-        }
-    })
-    .unwrap();
-    assert_eq!(receiver.recv().unwrap(), "still here");
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!(crew.panics(), 1);
 }

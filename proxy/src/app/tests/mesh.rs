@@ -31,6 +31,7 @@ use crate::net;
 use crate::net::Share as Sharing;
 use crate::state::Change;
 use crate::state::State;
+use crate::trace;
 use crate::trace::export;
 use crate::upstream::fixtures::traffic;
 use crate::worker;
@@ -64,6 +65,7 @@ pub(super) struct Pod {
     #[allow(dead_code, reason = "dropped with the pod: its end is the end of the drain")]
     pub(super) drain: drain::Drain,
     pub(super) metrics: Arc<Metrics>,
+    state: Arc<State>,
     _lines: crate::access_log::Writer,
     _crew: Arc<worker::Crew>,
 }
@@ -145,6 +147,7 @@ impl Mesh {
             metrics: Arc::clone(&metrics),
             log,
             spans,
+            tracing: trace::Rules::default(),
             drain: watch,
             ledger: Ledger::new(64 << 20),
             listens: listens.into(),
@@ -155,7 +158,7 @@ impl Mesh {
         };
         let (crew, worker) = worker::alone(1000);
         tokio::task::spawn_local(async move { app::work(worker, shared, doors).await.unwrap() });
-        Pod { app: RefCell::new(Some(app)), hop: hop_address, calls, drain, metrics, _lines: lines, _crew: crew }
+        Pod { app: RefCell::new(Some(app)), hop: hop_address, calls, drain, metrics, state, _lines: lines, _crew: crew }
     }
 
     fn resources(&self, name: &str, app: SocketAddr, endpoints: &[(String, SocketAddr, SocketAddr)]) -> Vec<Change> {
@@ -248,6 +251,14 @@ impl Mesh {
 
     pub(super) fn application(&self, name: &str) -> Rc<Pod> {
         self.pods.borrow()[name].clone()
+    }
+
+    /// As a changed AccessPolicy would: from now on this holds for every port of `name`.
+    pub(super) fn permit(&self, name: &str, access: Access) {
+        let state = &self.application(name).state;
+        let mut inbound = Inbound::clone(state.load().inbound.as_ref().unwrap());
+        inbound.ports.iter_mut().chain([&mut inbound.other]).for_each(|port| port.access = access.clone());
+        state.apply(vec![Change::Put(Key::Inbound(name.into()), Arc::new(Resource::Inbound(inbound)))], Instant::now());
     }
 
     pub(super) fn stop_application(&self, name: &str) {

@@ -327,7 +327,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
     }
 
     async fn answer<L: ResponseLog>(&mut self, asked: Asked, response: Response<'_, L>) -> Finish<L> {
-        let Response { mut head, body, tunnel, log } = response;
+        let Response { mut head, body, tunnel, mut log } = response;
         if let Some(upstream) = tunnel {
             // RFC 9110 section 9.3.6: nothing follows but the tunnel.
             head.headers.remove("content-length");
@@ -350,7 +350,11 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             plan,
         };
         drop(head);
-        let outcome = poll_fn(|cx| self.poll_answer(&mut answering, cx)).await;
+        let outcome = poll_fn(|cx| match self.poll_answer(&mut answering, cx) {
+            Poll::Pending => log.poll_cut(cx).map(Err),
+            ready => ready,
+        })
+        .await;
         let Answering { body, mut end, plan, .. } = answering;
         drop(body);
         end.request_bytes = self.connection.body.borrow().taken;

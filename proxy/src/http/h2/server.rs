@@ -24,6 +24,7 @@ use crate::error::Reason;
 use crate::http::End;
 use crate::http::Interim;
 use crate::http::Request;
+use crate::http::Response;
 use crate::http::ResponseLog;
 use crate::http::Service;
 use crate::http::body::Body;
@@ -276,7 +277,7 @@ async fn stream<S: Service>(
         polled.map(Some)
     })
     .await;
-    let Some(response) = answer else {
+    let Some(Response { head, body, tunnel, mut log }) = answer else {
         open.0.early_reset(settings.early_resets);
         return;
     };
@@ -285,13 +286,16 @@ async fn stream<S: Service>(
     let watch = |blocked: Option<u64>, cx: &mut Context<'_>| {
         keep_drained(arrival.as_ref(), cx);
         patience.poll(arrival.as_ref(), cx);
-        stall.poll_over(blocked, cx)
+        match stall.poll_over(blocked, cx) {
+            Poll::Ready(()) => Poll::Ready(Reason::StreamIdle),
+            Poll::Pending => log.poll_cut(cx),
+        }
     };
-    let sent = send(response.head, response.body, &mut respond, is_head, watch).await;
-    if response.tunnel.is_some() {
+    let sent = send(head, body, &mut respond, is_head, watch).await;
+    if tunnel.is_some() {
         respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
     }
-    response.log.ended(End { request_bytes: arrival.as_ref().map_or(0, |a| a.borrow().received()), ..sent });
+    log.ended(End { request_bytes: arrival.as_ref().map_or(0, |a| a.borrow().received()), ..sent });
 }
 
 /// How long the client has owed a body that somebody waits for.
@@ -376,14 +380,14 @@ fn refuse<S: Service>(service: &S, reason: Reason, mut respond: SendResponse<Byt
     }
 }
 
-/// Sends an answer to its end, or resets the stream. `watch` looks after the request's body while the answer's waits, and is
-/// ready when the client, whom `blocked` has room for so much, has left the answer standing for too long.
+/// Sends an answer to its end, or resets the stream. `watch` looks after the request's body while the answer's waits, and
+/// says why the answer may not go on, such as that the client, which had room for `blocked` so far, has left it standing.
 async fn send(
     head: ResponseHead,
     mut body: Body<'_>,
     respond: &mut SendResponse<Bytes>,
     is_head: bool,
-    mut watch: impl FnMut(Option<u64>, &mut Context<'_>) -> Poll<()>,
+    mut watch: impl FnMut(Option<u64>, &mut Context<'_>) -> Poll<Reason>,
 ) -> End {
     let mut end = End { grpc_status: convert::grpc_status(&head.headers), ..End::default() };
     let bodiless = is_head || matches!(head.status, 204 | 304);
@@ -407,9 +411,11 @@ async fn send(
     }
     let sent = poll_fn(|cx| {
         let polled = gathered.poll_send(&mut body, &mut send, cx);
-        if polled.is_pending() && watch(gathered.blocked(), cx).is_ready() {
+        if polled.is_pending()
+            && let Poll::Ready(reason) = watch(gathered.blocked(), cx)
+        {
             send.send_reset(::h2::Reason::CANCEL);
-            return Poll::Ready(Err(Cut::Source(Reason::StreamIdle)));
+            return Poll::Ready(Err(Cut::Source(reason)));
         }
         polled
     })
