@@ -2,6 +2,7 @@
 //! did not look.
 
 mod chart;
+pub(crate) mod conformance;
 mod smoke;
 
 use std::path::Path;
@@ -20,6 +21,13 @@ pub(crate) struct Options {
     /// Only what needs no cluster: the chart, linted, rendered, and given values that it must refuse.
     #[arg(long)]
     chart: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// On which cluster, and with which build of Leno.
+#[derive(clap::Args)]
+pub(crate) struct Place {
     /// How Leno is built for it; the unoptimised profile builds fastest.
     #[arg(long, default_value = "dev")]
     profile: String,
@@ -28,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront and shell, which
-    /// `cargo xtask image` and this command write under target/images.
+    /// this command writes under target/images.
     #[arg(long, value_name = "REGISTRY/PATH")]
     repository: Option<String>,
 }
@@ -39,26 +47,34 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.chart {
         return Ok(());
     }
-    let archives = images(&options.profile)?;
-    if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| options.cluster.is_none()) {
-        tools::build(&tools::CLIENTS)?;
-        return on(&Target { kubeconfig: kubeconfig.into(), repository: options.repository.clone() });
-    }
-    let own = format!("e2e-{}", std::process::id());
-    let name = options.cluster.as_deref().unwrap_or(&own);
-    let cluster = Cluster::up(name)?;
-    let result = archives
-        .iter()
-        .try_for_each(|archive| cluster.load(archive))
-        .and_then(|()| on(&Target { kubeconfig: cluster.kubeconfig(), repository: None }));
-    if options.cluster.is_none() {
-        cluster.down()?;
-    }
-    result
+    options.place.with(smoke::run)
 }
 
-fn on(target: &Target) -> anyhow::Result<()> {
-    smoke::run(target).inspect_err(|_| target.describe())
+/// `cargo xtask conformance`.
+pub(crate) fn conformance(options: &conformance::Options) -> anyhow::Result<()> {
+    options.place.with(|target| conformance::run(options, target))
+}
+
+impl Place {
+    /// Builds Leno, brings a cluster and the images together, and runs the tests on it. What went wrong is described while the
+    /// cluster is still there.
+    fn with(&self, tests: impl FnOnce(&Target) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let archives = images(&self.profile)?;
+        if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| self.cluster.is_none()) {
+            tools::build(&tools::CLIENTS)?;
+            let target = Target { kubeconfig: kubeconfig.into(), repository: self.repository.clone() };
+            return tests(&target).inspect_err(|_| target.describe());
+        }
+        let own = format!("e2e-{}", std::process::id());
+        let cluster = Cluster::up(self.cluster.as_deref().unwrap_or(&own))?;
+        let target = Target { kubeconfig: cluster.kubeconfig(), repository: None };
+        let loaded = archives.iter().try_for_each(|archive| cluster.load(archive));
+        let result = loaded.and_then(|()| tests(&target)).inspect_err(|_| target.describe());
+        if self.cluster.is_none() {
+            cluster.down()?;
+        }
+        result
+    }
 }
 
 /// One build of everything, and the images of Leno and of the applications that the tests run.
@@ -74,5 +90,6 @@ fn images(profile: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut archives = image::leno(&programs)?;
     archives.push(application("storefront", &programs.join("storefront"), &["/storefront"])?);
     archives.push(application("shell", &busybox, &["/busybox", "sleep", "2147483647"])?);
+    archives.push(conformance::echo(&programs)?);
     Ok(archives)
 }

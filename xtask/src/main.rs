@@ -32,6 +32,8 @@ enum Verb {
     Image(image::Options),
     /// Leno on a real cluster: installs the chart, injects, sees mTLS and policies at work.
     E2e(e2e::Options),
+    /// Gateway API's own mesh conformance suite, unchanged, against Leno.
+    Conformance(e2e::conformance::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,5 +46,6 @@ fn main() -> anyhow::Result<()> {
         Verb::Cluster(options) => cluster::run(options),
         Verb::Image(options) => image::run(&options),
         Verb::E2e(options) => e2e::run(&options),
+        Verb::Conformance(options) => e2e::conformance(&options),
     }
 }

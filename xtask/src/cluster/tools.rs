@@ -30,7 +30,7 @@ const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
 /// File systems that no test machine needs, and whose C libraries it then need not have.
 const CONTAINERD: &str = "no_btrfs,no_devmapper,no_zfs";
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 16] = [
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     plain("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
     plain("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
@@ -46,7 +46,11 @@ const TOOLS: [Tool; 15] = [
     plain("loopback", "cni", "github.com/containernetworking/plugins/plugins/main/loopback"),
     plain("host-local", "cni", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
     plain("coredns", "coredns", "github.com/coredns/coredns"),
+    // A test binary of the package in the module itself, which calls the suite.
+    plain(CONFORMANCE, CONFORMANCE, "."),
 ];
+
+const CONFORMANCE: &str = "conformance";
 
 /// What is needed to talk to a cluster that somebody else made.
 pub(crate) const CLIENTS: [&str; 2] = ["kubectl", "helm"];
@@ -74,7 +78,8 @@ pub(crate) fn command(name: &str) -> Command {
 
 /// Builds every program that a cluster is made of.
 pub(crate) fn build_all() -> anyhow::Result<()> {
-    build(&TOOLS.each_ref().map(|tool| tool.name))
+    let programs: Vec<&str> = TOOLS.iter().map(|tool| tool.name).filter(|name| *name != CONFORMANCE).collect();
+    build(&programs)
 }
 
 /// Builds the named programs where they are missing or their pins have changed.
@@ -130,8 +135,12 @@ impl Tool {
     /// Changes whenever the program would.
     fn stamp(&self) -> anyhow::Result<String> {
         let mut hasher = DefaultHasher::new();
-        for file in ["go.mod", "go.sum"] {
-            let path = self.module().join(file);
+        let mut files: Vec<PathBuf> = Vec::new();
+        for entry in fs::read_dir(self.module()).with_context(|| format!("read {}", self.module().display()))? {
+            files.push(entry?.path());
+        }
+        files.sort();
+        for path in files {
             fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
         }
         (self.package, self.tags, self.link).hash(&mut hasher);
@@ -142,7 +151,8 @@ impl Tool {
         // Renamed at the end, so that what has the program's name is whole.
         let unfinished = folder.join(format!(".{}.new", self.name));
         let mut go = Command::new("nice");
-        go.args(["-n", "19", "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
+        go.args(["-n", "19", "go"]).args(if self.name == CONFORMANCE { &["test", "-c"][..] } else { &["build"] });
+        go.args(["-mod=readonly", "-trimpath", "-buildvcs=false"]);
         go.arg("-tags").arg(self.tags).arg("-ldflags").arg(format!("-s -w {}", self.link));
         go.arg("-o").arg(&unfinished).arg(self.package);
         let status = go.current_dir(self.module()).env("CGO_ENABLED", "0").status().context("start nice and go")?;

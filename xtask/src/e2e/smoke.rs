@@ -90,12 +90,12 @@ fn eventually(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<()>) -> a
 }
 
 impl Target {
-    fn gateway_api(&self) -> anyhow::Result<()> {
+    pub(super) fn gateway_api(&self) -> anyhow::Result<()> {
         let folder = tools::files("gateway-api", "sigs.k8s.io/gateway-api")?.join("config/crd/standard");
         self.kubectl(&["apply", "--server-side", "-f", &folder.to_string_lossy()]).map(drop)
     }
 
-    fn install(&self) -> anyhow::Result<()> {
+    pub(super) fn install(&self) -> anyhow::Result<()> {
         let repository = self.repository.as_ref().map(|r| format!("image.repository={r}"));
         let mut arguments =
             vec!["upgrade", "--install", "leno", "charts/leno", "--namespace", SYSTEM, "--create-namespace"];

@@ -1,0 +1,85 @@
+//! `cargo xtask conformance`: Gateway API's own mesh suite, unchanged, with its own manifests, against Leno. It must never skip
+//! a test: a feature that is not there fails.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::smoke::Target;
+use crate::cluster::tools;
+use crate::image;
+use crate::shell;
+
+/// Every feature that a mesh test of the suite asks for.
+const FEATURES: [&str; 17] = [
+    "Mesh",
+    "HTTPRoute",
+    "GRPCRoute",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
+/// The image that the suite's manifests name. Its program is ours: the upstream one is published as an image only.
+const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) place: super::Place,
+    /// Only this test, such as MeshTrafficSplit.
+    #[arg(long, value_name = "NAME")]
+    test: Option<String>,
+    /// Without Leno, on plain Kubernetes: the tests that route must fail then.
+    #[arg(long)]
+    without: bool,
+    /// Where the suite writes its report.
+    #[arg(long, value_name = "FILE", default_value = "target/conformance.yaml")]
+    report: PathBuf,
+}
+
+/// The suite's application as an archive: one program, `server` or `client` by its name.
+pub(crate) fn echo(programs: &std::path::Path) -> anyhow::Result<PathBuf> {
+    let program = programs.join("echo");
+    let mut image = image::image("echo", &[&program], &["/server"], "1000:1000")?;
+    let file = image.files.remove("echo").context("the image holds its program")?;
+    image.files.insert("client".to_owned(), file.clone());
+    image.files.insert("server".to_owned(), file);
+    ECHO.clone_into(&mut image.name);
+    image::write(&image)
+}
+
+pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
+    tools::build(&["conformance"])?;
+    target.gateway_api()?;
+    if !options.without {
+        target.install()?;
+    }
+    let mut suite = tools::command("conformance");
+    suite.env("KUBECONFIG", &target.kubeconfig);
+    suite.args(["-test.v", "-test.run", "TestConformance", "-test.timeout", "40m"]);
+    suite.arg(format!("--supported-features={}", FEATURES.join(",")));
+    suite.args(["--conformance-profiles=MESH-HTTP,MESH-GRPC", "--namespace-labels=leno.dev/inject=enabled"]);
+    suite.args(["--organization=leno", "--project=leno", "--url=https://leno.dev", "--contact=developers@leno.dev"]);
+    suite.arg(format!("--version=v{}", env!("CARGO_PKG_VERSION")));
+    // It opens the file as it is, from the folder where it runs.
+    let report = shell::root().join(&options.report);
+    fs::create_dir_all(report.parent().context("the report has a folder")?)?;
+    suite.arg(format!("--report-output={}", report.display()));
+    suite.args(options.test.iter().map(|test| format!("--run-test={test}")));
+    shell::run(&mut suite)?;
+    println!("the report is in {}", report.display());
+    Ok(())
+}
