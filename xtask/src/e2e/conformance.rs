@@ -2,9 +2,16 @@
 //! a test: a feature that is not there fails.
 
 use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 
 use anyhow::Context;
+use anyhow::ensure;
 
 use super::smoke::Target;
 use crate::cluster::tools;
@@ -35,6 +42,9 @@ const FEATURES: [&str; 17] = [
 /// The image that the suite's manifests name. Its program is ours: the upstream one is published as an image only.
 const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
+/// Everything that the suite says.
+const LOG: &str = "target/conformance.log";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -51,7 +61,7 @@ pub(crate) struct Options {
 }
 
 /// The suite's application as an archive: one program, `server` or `client` by its name.
-pub(crate) fn echo(programs: &std::path::Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn echo(programs: &Path) -> anyhow::Result<PathBuf> {
     let program = programs.join("echo");
     let mut image = image::image("echo", &[&program], &["/server"], "1000:1000")?;
     let file = image.files.remove("echo").context("the image holds its program")?;
@@ -79,7 +89,25 @@ pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
     fs::create_dir_all(report.parent().context("the report has a folder")?)?;
     suite.arg(format!("--report-output={}", report.display()));
     suite.args(options.test.iter().map(|test| format!("--run-test={test}")));
-    shell::run(&mut suite)?;
-    println!("the report is in {}", report.display());
+    let passed = watch(suite)?;
+    println!("the report is in {}, all that was said in {LOG}", report.display());
+    let text = fs::read_to_string(&report).context("the suite wrote no report")?;
+    ensure!(passed, "the suite failed; {LOG} says where");
+    ensure!(options.test.is_some() || !text.contains("skippedTests"), "the suite skipped tests:\n{text}");
     Ok(())
+}
+
+/// Runs the suite and shows the tests that ran, one a line as each ends; the other profiles' tests, which do not concern a mesh,
+/// it only lists. Whether all passed.
+fn watch(mut suite: Command) -> anyhow::Result<bool> {
+    let mut child = suite.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("start the suite")?;
+    let mut log = fs::File::create(LOG)?;
+    for line in BufReader::new(child.stdout.take().expect("it was asked for")).lines() {
+        let line = line?;
+        writeln!(log, "{line}")?;
+        if line.starts_with("    --- PASS: ") || line.starts_with("    --- FAIL: ") {
+            println!("{}", line.trim());
+        }
+    }
+    Ok(child.wait()?.success())
 }
