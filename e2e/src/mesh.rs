@@ -65,7 +65,12 @@ impl Mesh {
     /// Writes the manifests and starts the control plane, every application and every sidecar, in that order. `say` hears
     /// of each step.
     pub async fn start(network: Ipv4Addr, plan: Plan, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("leno-{}-{}", std::process::id(), network.octets()[1]));
+        let folder = std::env::temp_dir().join(format!(
+            "leno-{}-{}-{}",
+            std::process::id(),
+            network.octets()[1],
+            network.octets()[2]
+        ));
         for part in ["logs", "state", "tokens", "volumes"] {
             std::fs::create_dir_all(folder.join(part))?;
         }

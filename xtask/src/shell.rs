@@ -62,7 +62,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     path().into_iter().map(|folder| folder.join(program)).find(|path| path.exists())
 }
 
-/// Installs Debian's packages of the programs (program, package) that are missing; needs root only then.
+/// Installs Debian's packages of the programs or files (name or path, package) that are missing; needs root only then.
 pub(crate) fn install(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> =
         wanted.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
@@ -70,5 +70,8 @@ pub(crate) fn install(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
         return Ok(());
     }
     run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing))
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing);
+    // The tests start servers of their own: the packages' need not run.
+    run(install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
 }

@@ -42,17 +42,31 @@ fn install() -> anyhow::Result<()> {
         ("curl", "curl"),
         ("python3", "python3"),
         ("node", "nodejs"),
+        ("/usr/share/nodejs/ws/package.json", "node-ws"),
         ("nft", "nftables"),
         ("ip", "iproute2"),
-    ])
+        ("psql", "postgresql-client"),
+        ("/usr/lib/postgresql", "postgresql"),
+        ("redis-server", "redis-server"),
+        ("redis-cli", "redis-tools"),
+        ("nginx", "nginx-light"),
+        ("nghttp", "nghttp2-client"),
+    ])?;
+    python("foreign", &["grpcio==1.85.1", "gunicorn==27.0.1", "websockets==17.4"])
 }
 
-/// A real OTLP backend for the traces: Rotel, in a virtual environment of its own in the target folder.
+/// A real OTLP backend for the traces: Rotel.
 fn collector() -> anyhow::Result<()> {
+    python("collector", &["rotel==0.0.1a15"])
+}
+
+/// Python's packages, in a virtual environment of their own in the target folder.
+fn python(name: &str, packages: &[&str]) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).unwrap_or(&own);
-    let folder = target.join("collector");
-    if folder.join("installed").exists() {
+    let folder = target.join(name);
+    let (installed, wanted) = (folder.join("installed"), packages.join(" "));
+    if std::fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
     let make = || shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
@@ -61,6 +75,7 @@ fn collector() -> anyhow::Result<()> {
         shell::install(&[("ensurepip", "python3-venv")])?;
         make()?;
     }
-    shell::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "rotel==0.0.1a15"]))?;
-    Ok(std::fs::write(folder.join("installed"), "")?)
+    let mut pip = Command::new(folder.join("bin/pip"));
+    shell::run(pip.args(["install", "--quiet", "--only-binary", ":all:"]).args(packages))?;
+    Ok(std::fs::write(installed, wanted)?)
 }

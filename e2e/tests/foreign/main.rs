@@ -3,6 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // A test's helper may fail the test.
 
-mod node;
+mod bulk;
+mod database;
+mod grpc;
+mod http2;
+mod idle;
 mod pair;
 mod python;
+mod reset;
+mod websocket;

@@ -1,7 +1,11 @@
-//! Two pods, `caller` and `server`, and the mesh between them.
+//! Two pods, `caller` and `server`, and the mesh between them. It must leave no process behind.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
+use std::process::Output;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,16 +17,32 @@ use leno_e2e::mesh::Plan;
 use leno_e2e::process::Process;
 
 pub(crate) struct Pair {
+    /// Ends before the mesh whose folder it uses.
+    server: Server,
     pub(crate) mesh: Mesh,
     /// Where the caller's application would call the server.
     pub(crate) listener: SocketAddr,
-    /// Ends with the pair.
-    _server: Process,
+}
+
+/// Where the server is to listen, and a folder of its own.
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: PathBuf,
+}
+
+struct Server(Process);
+
+impl Drop for Server {
+    /// Some servers are several processes: the whole group ends.
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.pid())]).output();
+    }
 }
 
 impl Pair {
-    /// Starts the mesh; the server's application is `server`'s command, given the address to listen on as `HOST` and `PORT`.
-    pub(crate) async fn start(protocol: Option<&'static str>, mut server: Command) -> Self {
+    /// Starts the mesh, and the command that `server` makes, which finds the address to listen on also in `HOST` and `PORT`.
+    /// `protocol` is what the Service declares.
+    pub(crate) async fn start(protocol: Option<&'static str>, server: impl FnOnce(&Place) -> Command) -> Self {
         let network = mesh::free_network().unwrap();
         let [a, b, c, _] = network.octets();
         let pod = |name: &str, last: u8, calls: &[&str], application: Application| Pod {
@@ -36,32 +56,79 @@ impl Pair {
         };
         let pods =
             vec![pod("server", 11, &[], Application::Foreign), pod("caller", 12, &["server"], Application::None)];
-        let (app, listener) = (pods[0].app(), pods[1].listener("server").unwrap());
-        server.env("HOST", app.ip().to_string()).env("PORT", app.port().to_string());
+        let (address, listener) = (pods[0].app(), pods[1].listener("server").unwrap());
         let plan = Plan { pods, leaf_ttl: Duration::from_secs(3600), fail_percent: 0, manifests: vec![], otlp: None };
         let mesh = Mesh::start(network, plan, &|_| ()).await.unwrap();
-        let process = Process::start("server", &mut server, &mesh.folder.join("logs")).unwrap();
+        let place = Place { address, folder: mesh.folder.join("server") };
+        std::fs::create_dir_all(&place.folder).unwrap();
+        let mut command = server(&place);
+        command.env("HOST", address.ip().to_string()).env("PORT", address.port().to_string()).process_group(0);
+        let process = Process::start("server", &mut command, &mesh.folder.join("logs")).unwrap();
+        let mut server = Server(process);
         let start = Instant::now();
-        while tokio::net::TcpStream::connect(app).await.is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20), "the server does not listen: {}", process.tail());
-            tokio::task::yield_now().await;
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            let waits = server.0.is_running() && start.elapsed() < Duration::from_secs(60);
+            assert!(waits, "the server does not listen: {}", server.0.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Self { mesh, listener, _server: process }
+        Self { server, mesh, listener }
     }
 
     /// Runs curl against the listener and returns what it wrote; fails with every log where curl fails.
     pub(crate) fn curl(&self, arguments: &[&str], path: &str) -> String {
         let url = format!("http://{}{path}", self.listener);
-        let output = Command::new("curl").args(["-sS", "--max-time", "60"]).args(arguments).arg(&url).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "curl {arguments:?} {url}: {said}\n{}", self.mesh.tails());
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        String::from_utf8_lossy(&self.run("curl", &[&["-sS", "--max-time", "60"], arguments, &[&url]].concat()).stdout)
+            .into_owned()
+    }
+
+    /// Runs a client to its end; fails with every log where it fails.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        self.finish(Command::new(program).args(arguments))
+    }
+
+    /// The same for a command made before. It finds the listener's address in `HOST` and `PORT`.
+    pub(crate) fn finish(&self, command: &mut Command) -> Output {
+        command.env("HOST", self.listener.ip().to_string()).env("PORT", self.listener.port().to_string());
+        let output = command.output().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        let said = || [&output.stdout[..], &output.stderr].map(|s| String::from_utf8_lossy(s).into_owned()).join("\n");
+        assert!(output.status.success(), "{command:?}: {}\n{}\n{}", output.status, said(), self.tails());
+        output
+    }
+
+    /// The end of every log.
+    pub(crate) fn tails(&self) -> String {
+        format!("{}--- server\n{}", self.mesh.tails(), self.server.0.tail())
+    }
+
+    /// The most memory that each sidecar ever held, in MiB: the caller's and the server's.
+    pub(crate) fn peak_memory(&self) -> [u64; 2] {
+        let planes = self.mesh.planes();
+        ["caller-0-sidecar", "server-0-sidecar"].map(|name| {
+            let (_, pid) = planes.iter().find(|(running, _)| running == name).unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+            kib / 1024
+        })
     }
 }
 
-/// A script in `tests/foreign`, run by `program`.
+/// The folder of the scripts.
+pub(crate) const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
+
+/// A script of ours, run by `program`.
 pub(crate) fn script(program: &str, name: &str) -> Command {
     let mut command = Command::new(program);
-    command.arg(format!("{}/tests/foreign/{name}", env!("CARGO_MANIFEST_DIR")));
+    // Where Debian keeps the packages of Node.
+    command.arg(format!("{SCRIPTS}/{name}")).env("NODE_PATH", "/usr/share/nodejs").env("PYTHONDONTWRITEBYTECODE", "1");
     command
+}
+
+/// The Python that has the packages which `cargo xtask test` installs.
+pub(crate) fn python() -> String {
+    let own = std::env::current_exe().unwrap();
+    let target = own.ancestors().nth(3).map(Path::to_path_buf).unwrap();
+    let python = target.join("foreign/bin/python3");
+    assert!(python.exists(), "{} is missing: `cargo xtask test` makes it", python.display());
+    python.display().to_string()
 }

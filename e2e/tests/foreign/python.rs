@@ -6,7 +6,7 @@ use crate::pair::Pair;
 use crate::pair::script;
 
 async fn pair() -> Pair {
-    Pair::start(Some("http"), script("python3", "server.py")).await
+    Pair::start(Some("http"), |_| script("python3", "server.py")).await
 }
 
 #[tokio::test]
@@ -24,12 +24,13 @@ async fn curl_reaches_python_and_both_see_what_the_other_sent() {
 #[tokio::test]
 async fn bodies_of_every_framing_pass_whole() {
     let pair = pair().await;
-    let mut file = tempfile("upload");
+    let path = pair.mesh.folder.join("upload");
+    let mut file = std::fs::File::create(&path).unwrap();
     let block = vec![7u8; 1 << 20];
     for _ in 0..64 {
-        file.1.write_all(&block).unwrap();
+        file.write_all(&block).unwrap();
     }
-    let path = format!("@{}", file.0.display());
+    let path = format!("@{}", path.display());
     for more in [&["-H", "Transfer-Encoding: chunked"][..], &["-H", "Expect: 100-continue"], &["-H", "Expect:"]] {
         let arguments: Vec<&str> = ["-X", "POST", "--data-binary", &path].iter().chain(more).copied().collect();
         let said: serde_json::Value = serde_json::from_str(&pair.curl(&arguments, "/upload")).unwrap();
@@ -38,11 +39,4 @@ async fn bodies_of_every_framing_pass_whole() {
     assert_eq!(pair.curl(&[], "/bytes/67108864").len(), 64 << 20);
     assert_eq!(pair.curl(&[], "/chunked").len(), 500);
     assert_eq!(pair.curl(&[], "/close"), "until the end");
-    std::fs::remove_file(file.0).unwrap();
-}
-
-fn tempfile(name: &str) -> (std::path::PathBuf, std::fs::File) {
-    let path = std::env::temp_dir().join(format!("leno-{name}-{}", std::process::id()));
-    let file = std::fs::File::create(&path).unwrap();
-    (path, file)
 }

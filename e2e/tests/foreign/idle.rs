@@ -11,7 +11,7 @@ use crate::pair::script;
 
 #[tokio::test]
 async fn no_request_fails_against_a_server_that_closes_idle_connections() {
-    let pair = Pair::start(Some("http"), script("node", "server.js")).await;
+    let pair = Pair::start(Some("http"), |_| script("node", "server.js")).await;
     let rounds = 40;
     let clients: Vec<_> = (0..8u32)
         .map(|number| {
@@ -31,7 +31,7 @@ async fn no_request_fails_against_a_server_that_closes_idle_connections() {
         })
         .collect();
     for client in clients {
-        client.await.unwrap_or_else(|error| panic!("{error}\n{}", pair.mesh.tails()));
+        client.await.unwrap_or_else(|error| panic!("{error}\n{}", pair.tails()));
     }
     let counted = Client::new(pair.listener).get("server", "/count").await.unwrap();
     let counted: serde_json::Value = serde_json::from_slice(counted.body()).unwrap();
