@@ -38,7 +38,12 @@ fn object(path: &str, node: &Node<'_>) -> Value {
     let members: Map<String, Value> =
         node.members.iter().map(|(name, member)| ((*name).to_owned(), one(&below(name), member))).collect();
     let mut schema = json!({"type": "object", "nullable": true, "properties": members});
-    let mut rules = contradictions(path);
+    // Both tables have `timeouts`, and not the same ones.
+    let mut rules: Vec<Value> = contradictions(path)
+        .into_iter()
+        .filter(|(fields, _)| fields.iter().all(|field| node.members.contains_key(field)))
+        .map(|(_, rule)| rule)
+        .collect();
     if matches!(node.field, Some(Field { kind: Kind::Union, .. })) {
         let names: Vec<&str> = node.members.keys().copied().collect();
         let present: Vec<String> = names.iter().map(|name| format!("has(self.{name})")).collect();
@@ -135,34 +140,43 @@ pub(super) fn rule(rule: String, message: String) -> Value {
     json!({"rule": rule, "message": message})
 }
 
-/// What `leno_proto::fields` says across fields, for the parent that the fields share. A field that is unset counts as its default.
-fn contradictions(path: &str) -> Vec<Value> {
+/// What `leno_proto::fields` says across fields, for the parent that the fields share, with their names. A field that is unset
+/// counts as its default.
+fn contradictions(path: &str) -> Vec<(&'static [&'static str], Value)> {
     let set = |name: &str| format!("has(self.{name}) && dyn(self.{name}) != null");
     let time = |name: &str, default: &str| format!("({} ? duration(self.{name}) : duration('{default}'))", set(name));
     let count = |name: &str, default: &str| format!("({} ? self.{name} : {default})", set(name));
     let at_most = |low: &str, high: &str| format!("{low} <= {high}");
-    let demand = |rule: String, message: &str| vec![json!({"rule": rule, "message": message})];
+    let demand = |fields: &'static [&'static str], rule: String, message: &str| {
+        vec![(fields, json!({"rule": rule, "message": message}))]
+    };
     match path {
         "timeouts" => demand(
+            &["perTry", "request"],
             format!("!({}) || !({}) || duration(self.perTry) <= duration(self.request)", set("perTry"), set("request")),
             "timeouts.perTry is longer than timeouts.request; shorten it",
         ),
         "connection" => {
             let (idle, lifetime) = (time("idleTimeout", "5m"), time("maxLifetime", "30m"));
             let mut rules = demand(
+                &["idleTimeout", "maxLifetime"],
                 format!("{lifetime} == duration('0s') || {idle} < {lifetime}"),
                 "connection.idleTimeout is not below connection.maxLifetime, and would never apply; lower it",
             );
             rules.extend(demand(
+                &["minIdlePerEndpoint", "maxConnectionsPerEndpoint"],
                 at_most(&count("minIdlePerEndpoint", "0"), &count("maxConnectionsPerEndpoint", "10000")),
                 "connection.minIdlePerEndpoint is above connection.maxConnectionsPerEndpoint; lower it",
             ));
             rules
         }
-        "connection.capacity" => {
-            demand(set("maxConnections"), "set connection.capacity.maxConnections: what the destination takes in all")
-        }
+        "connection.capacity" => demand(
+            &["maxConnections"],
+            set("maxConnections"),
+            "set connection.capacity.maxConnections: what the destination takes in all",
+        ),
         "retries" => demand(
+            &["methods", "acknowledgeNonIdempotent"],
             format!(
                 "!({}) || self.methods != 'Any' || ({} && self.acknowledgeNonIdempotent)",
                 set("methods"),
@@ -171,22 +185,27 @@ fn contradictions(path: &str) -> Vec<Value> {
             "retries.methods: Any lets the application see a POST twice; if it may, set retries.acknowledgeNonIdempotent: true",
         ),
         "retries.backoff" => demand(
+            &["base", "max"],
             at_most(&time("base", "25ms"), &time("max", "250ms")),
             "retries.backoff.base is above retries.backoff.max; lower it or raise the maximum",
         ),
         "circuitBreaker.endpoint.penalty" => demand(
+            &["min", "max"],
             at_most(&time("min", "1s"), &time("max", "60s")),
             "penalty.min is above penalty.max; lower it or raise the maximum",
         ),
         "circuitBreaker.service" => demand(
+            &["openFor", "openForMax"],
             at_most(&time("openFor", "30s"), &time("openForMax", "5m")),
             "circuitBreaker.service.openFor is above openForMax; lower it or raise the maximum",
         ),
         "loadBalancing" => demand(
+            &["hash", "algorithm"],
             format!("!({}) || (has(self.algorithm) && self.algorithm == 'ConsistentHash')", set("hash")),
             "loadBalancing.hash is only for algorithm: ConsistentHash; set that, or remove this",
         ),
         "overload" => demand(
+            &["shedPercent", "refusePercent"],
             at_most(&count("shedPercent", "90"), &count("refusePercent", "95")),
             "overload.shedPercent is above overload.refusePercent; lower it",
         ),

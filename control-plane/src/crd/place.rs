@@ -87,7 +87,7 @@ pub(super) fn access() -> Value {
         "All that is set must hold; `{}` matches everything.",
         &[],
         json!({
-            "sources": list("Absent: anyone. Empty: no one.", 64, source),
+            "sources": list("Absent: anyone. Empty: no one.", 32, source),
             "methods": list("HTTP methods; absent: all.", 32, json!({"type": "string", "minLength": 1, "maxLength": 32})),
             "paths": list("Paths; a last * makes a prefix; absent: all.", 64, path),
             "ports": ports("Ports of the workload; absent: all."),
