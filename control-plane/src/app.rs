@@ -1,6 +1,8 @@
 //! The wiring: source -> reconcile -> push, the two ports, the certificate authority's slow clock, and an orderly end.
 //! It must never listen before it knows its root, nor leave without telling its sessions where to go.
 
+mod kubernetes;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use crate::ca;
 use crate::ca::Ca;
 use crate::ca::Issued;
 use crate::ca::Trust;
+use crate::cluster;
 use crate::config::Config;
 use crate::config::Source;
 use crate::error::Error;
@@ -44,6 +47,7 @@ use crate::explain::explain;
 use crate::folder::Access;
 use crate::folder::Folder;
 use crate::folder::Lock;
+use crate::kube::client::Client;
 use crate::metrics::Metrics;
 use crate::push::Control;
 use crate::push::door;
@@ -61,9 +65,11 @@ use crate::push::sessions::Sessions;
 use crate::reconcile;
 use crate::reconcile::Table;
 use crate::source;
+use crate::source::Batch;
 use crate::source::Directory;
 use crate::status;
 use crate::token::FolderKey;
+use crate::token::Review;
 use crate::token::Verifier;
 
 /// Where tools find the ports.
@@ -85,6 +91,16 @@ pub struct Mesh {
     pub tables: Offers,
     pub status: StatusPage,
     pub explain: ExplainPage,
+    /// Where the source is a cluster.
+    pub cluster: Option<Cluster>,
+}
+
+/// The cluster that is the source.
+#[derive(Clone)]
+pub struct Cluster {
+    pub client: Arc<Client>,
+    pub stale: cluster::Stale,
+    pub tables: watch::Receiver<Option<Arc<Table>>>,
 }
 
 /// A running control plane. Dropping it abandons it; `stop` ends it in order.
@@ -104,8 +120,20 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let signals = |kind| signal(kind).map_err(|error| Error::Usage(format!("listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let sessions = Sessions::new(SESSIONS_MAX);
-    let mesh = mesh(&config, &sessions)?;
+    let mesh = match &config.source {
+        Source::Directory(_) => mesh(&config, &sessions)?,
+        Source::Kubernetes => tokio::select! {
+            mesh = kubernetes::mesh(&config, &sessions) => mesh?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        },
+    };
+    let cluster = mesh.cluster.clone();
     let app = App::start(&config, mesh, sessions, Limits::default()).await?;
+    let duties = match cluster {
+        Some(cluster) => Some(kubernetes::Duties::start(&config, cluster, &app).await?),
+        None => None,
+    };
     println!("{}", app.addresses());
     tracing::info!(session = %app.session, admin = %app.admin, trust_domain = config.trust_domain.as_str(), "serving");
     tokio::select! {
@@ -113,6 +141,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
         _ = interrupt.recv() => {}
     }
     tracing::info!(sessions = app.sessions.count(), "stopping");
+    if let Some(duties) = duties {
+        duties.stop().await;
+    }
     tokio::select! {
         () = app.stop() => {}
         // A second signal means now.
@@ -122,19 +153,27 @@ pub async fn run(config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads the source for as long as the program runs.
+/// Reads a folder for as long as the program runs.
 pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
-    let Source::Directory(path) = &config.source;
+    let Source::Directory(path) = &config.source else {
+        return Err(Error::Usage("a cluster is no folder".to_owned()));
+    };
     let admitted = config.state.join(ADMITTED_FOLDER);
     let directory = Directory::open(path.clone(), Some(admitted)).map_err(Error::file("read", path))?;
     let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
+    tokio::spawn(source::run(directory, batches_in));
+    let (tables, offers) = publish(batches);
+    let explain = explain_page(tables.clone());
+    Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()), explain, cluster: None })
+}
+
+/// From the source's batches to what sessions are offered.
+fn publish(batches: mpsc::Receiver<Batch>) -> (watch::Receiver<Option<Arc<Table>>>, Offers) {
     let (tables_in, tables) = watch::channel(None);
     let (offers_in, offers) = watch::channel(None);
-    tokio::spawn(source::run(directory, batches_in));
     tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
     tokio::spawn(offer::follow(tables.clone(), offers_in));
-    let explain = explain_page(tables.clone());
-    Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()), explain })
+    (tables, offers)
 }
 
 /// Conditions from what the source says, and counts from what the proxies said.
@@ -153,15 +192,19 @@ fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessio
                 Format::Text => "the source has not been read yet\n".to_owned(),
             };
         };
-        let present = sessions.all().into_iter().map(|live| reported(&live, Link::Open));
-        let departed = sessions.departed().into_iter().map(|live| reported(&live, Link::Lost));
-        let proxies: Vec<_> = present.chain(departed).collect();
-        let report = status::report(&table, &proxies);
+        let report = status::report(&table, &proxies(&sessions));
         match format {
             Format::Json => report.json(),
             Format::Text => report.text(),
         }
     })
+}
+
+/// What the proxies of this replica said.
+fn proxies(sessions: &Sessions) -> Vec<status::Proxy> {
+    let present = sessions.all().into_iter().map(|live| reported(&live, Link::Open));
+    let departed = sessions.departed().into_iter().map(|live| reported(&live, Link::Lost));
+    present.chain(departed).collect()
 }
 
 /// Whether a proxy has a session now.
@@ -199,7 +242,10 @@ impl App {
             publish: config.publish_anchor.clone(),
         };
         let ca = Arc::new(Ca::open(folder.clone(), settings, now)?);
-        let verifier = Verifier::Folder(Arc::new(FolderKey::open(&folder)?));
+        let verifier = match &mesh.cluster {
+            Some(cluster) => Verifier::Review(Arc::new(Review::new(cluster.client.clone()))),
+            None => Verifier::Folder(Arc::new(FolderKey::open(&folder)?)),
+        };
         let (key, issued) = ca.issue_own(&config.namespace, now)?;
         let leaf = Arc::new(OwnLeaf::new(&key, &issued)?);
         let tls = TlsAcceptor::from(Arc::new(door::server_config(leaf.clone())?));
@@ -239,6 +285,7 @@ impl App {
             namespace: config.namespace.clone(),
             renew_at: renewal(&issued, &mut rand::make_rng()),
             trust_generation: ca.trust().borrow().generation,
+            stale: mesh.cluster.as_ref().map(|cluster| cluster.stale.clone()),
         };
         let tasks = vec![
             tokio::spawn(offer::join(mesh.tables, ca.trust(), encode_trust, offers_in)),
@@ -304,6 +351,7 @@ struct SlowClock {
     namespace: String,
     renew_at: SystemTime,
     trust_generation: u64,
+    stale: Option<cluster::Stale>,
 }
 
 impl SlowClock {
@@ -342,6 +390,8 @@ impl SlowClock {
         if let Some(offer) = &offer {
             self.sessions.forget_departed(|uid| offer.knows_pod(uid));
         }
+        let stale = self.stale.as_ref().and_then(|stale| *stale.borrow()).map_or(0, |since| since.elapsed().as_secs());
+        self.metrics.source_stale.set(i64::try_from(stale).unwrap_or(i64::MAX));
         let table = offer.map_or(0, |offer| offer.generation());
         self.metrics.table_generation.set(i64::try_from(table).unwrap_or(i64::MAX));
         Ok(())

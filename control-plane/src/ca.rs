@@ -89,6 +89,11 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
+/// A first root, encoded as `ROOTS_FILE` holds it: for those who keep it elsewhere than in a folder.
+pub fn first(trust_domain: &TrustDomain, now: SystemTime) -> Result<Vec<u8>, Error> {
+    Ok(Roots::first(trust_domain.as_str(), now)?.encode())
+}
+
 impl Ca {
     /// Reads the roots, or makes the first one where nothing was ever published.
     pub fn open(folder: Folder, settings: Settings, now: SystemTime) -> Result<Ca, Error> {
@@ -152,6 +157,11 @@ impl Ca {
     ) -> Result<Issued, Error> {
         let id = SpiffeId::workload(&self.settings.trust_domain, namespace, service_account)
             .map_err(|error| Error::Sign(error.to_string()))?;
+        // X509-SVID section 2: exactly one URI SAN.
+        self.certify(key, vec![SanType::URI(id.as_str().try_into().map_err(sign)?)], now)
+    }
+
+    fn certify(&self, key: &impl PublicKeyData, names: Vec<SanType>, now: SystemTime) -> Result<Issued, Error> {
         let roots = self.roots.lock();
         let root = roots.issuing();
         if root.not_after() <= now {
@@ -160,8 +170,8 @@ impl Ca {
         let not_after = (now + self.settings.leaf_ttl).min(root.not_after());
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        // X509-SVID section 2: exactly one URI SAN; RFC 5280 section 4.2.1.6: critical, as the subject is empty.
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(sign)?)];
+        // RFC 5280 section 4.2.1.6: critical, as the subject is empty.
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
@@ -172,6 +182,21 @@ impl Ca {
         let mut chain = vec![leaf.der().clone()];
         chain.extend(root.cross()?);
         Ok(Issued { chain, not_before: now, not_after })
+    }
+
+    /// A fresh key with a certificate for DNS names: for the API server, which knows no SPIFFE ids. It carries no id, so that no
+    /// sidecar takes its holder for anybody.
+    pub fn issue_names(&self, names: &[String], now: SystemTime) -> Result<(KeyPair, Issued), Error> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(sign)?;
+        let names: Result<Vec<SanType>, _> =
+            names.iter().map(|name| name.as_str().try_into().map(SanType::DnsName)).collect();
+        let issued = self.certify(&key, names.map_err(sign)?, now)?;
+        Ok((key, issued))
+    }
+
+    /// Every anchor that is trusted now, PEM.
+    pub fn anchors_pem(&self) -> String {
+        self.roots.lock().anchors_pem()
     }
 
     /// A fresh key with its certificate, for the control plane's own socket.

@@ -10,12 +10,13 @@ use std::time::Duration;
 use leno_proto::identity::TrustDomain;
 
 use crate::ca::LEAF_TTL;
+use crate::inject::Settings;
 
 /// Watches what users declare and tells each sidecar what concerns it.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "leno-control-plane", version)]
 pub struct Config {
-    /// Where the mesh is declared: `dir:PATH`, a folder of YAML manifests that is read again when it changes.
+    /// Where the mesh is declared: `kubernetes`, or `dir:PATH`, a folder of YAML manifests that is read again when it changes.
     #[arg(long, env = "LENO_SOURCE", value_parser = source)]
     pub source: Source,
     /// Folder for the root of trust, the key of tokens, and what was admitted last. Made, 0700, where it is missing.
@@ -39,20 +40,87 @@ pub struct Config {
     /// A further file that is to hold the trust anchors, beside DIR/trust-anchor.pem.
     #[arg(long, env = "LENO_PUBLISH_ANCHOR", value_name = "FILE", value_delimiter = ',')]
     pub publish_anchor: Vec<PathBuf>,
+    /// How to reach Kubernetes from outside of it: a kubeconfig, whose current context counts.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Set by the kubelet, in every Pod.
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub kubernetes_host: Option<String>,
+    #[arg(long, env = "KUBERNETES_SERVICE_PORT", hide = true, default_value_t = 443)]
+    pub kubernetes_port: u16,
+    /// Where the API server asks about Pods and policies. Absent: nowhere.
+    #[arg(long, env = "LENO_WEBHOOK", value_name = "ADDRESS")]
+    pub webhook: Option<SocketAddr>,
+    #[command(flatten)]
+    pub injection: Injection,
     /// How sidecars and logs name this replica.
     #[arg(long, env = "LENO_REPLICA", value_name = "NAME", default_value = "local")]
     pub replica: String,
 }
 
+/// What injected Pods are given.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Injection")]
+pub struct Injection {
+    /// The sidecar's image.
+    #[arg(long, env = "LENO_PROXY_IMAGE", value_name = "IMAGE", default_value = concat!("docker.io/leno/proxy:", env!("CARGO_PKG_VERSION")))]
+    pub proxy_image: String,
+    /// The image that writes the redirect.
+    #[arg(long, env = "LENO_INIT_IMAGE", value_name = "IMAGE", default_value = concat!("docker.io/leno/init:", env!("CARGO_PKG_VERSION")))]
+    pub init_image: String,
+    #[arg(long, env = "LENO_IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// What sidecars log about themselves.
+    #[arg(long, env = "LENO_PROXY_LOG", value_name = "FILTER", default_value = "info")]
+    pub proxy_log: String,
+    /// What sidecars log of requests and connections.
+    #[arg(long, env = "LENO_PROXY_ACCESS_LOG", value_name = "off|errors|all|N%", default_value = "errors")]
+    pub proxy_access_log: String,
+    /// The sidecar's resources, as a container's, in JSON.
+    #[arg(long, env = "LENO_PROXY_RESOURCES", value_name = "JSON", value_parser = json, default_value = "{}")]
+    pub proxy_resources: serde_json::Value,
+    /// Where sidecars send traces.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => Ok(value),
+        Ok(_) => Err("expected an object such as {\"requests\":{\"cpu\":\"20m\"}}".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Injection {
+    /// For the sidecars of a mesh whose control plane is in `namespace`.
+    pub fn settings(&self, namespace: &str, trust_domain: &TrustDomain) -> Settings {
+        Settings {
+            proxy_image: self.proxy_image.clone(),
+            init_image: self.init_image.clone(),
+            pull_policy: self.image_pull_policy.clone(),
+            control_plane: format!("leno-control-plane.{namespace}.svc:15012"),
+            namespace: namespace.to_owned(),
+            trust_domain: trust_domain.as_str().to_owned(),
+            log: self.proxy_log.clone(),
+            access_log: self.proxy_access_log.clone(),
+            resources: self.proxy_resources.clone(),
+            otlp_endpoint: self.otlp_endpoint.clone().filter(|url| !url.is_empty()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Directory(PathBuf),
+    Kubernetes,
 }
 
 fn source(text: &str) -> Result<Source, String> {
     match text.split_once(':') {
         Some(("dir", path)) if !path.is_empty() => Ok(Source::Directory(path.into())),
-        _ => Err("expected dir:PATH".to_owned()),
+        None if text == "kubernetes" => Ok(Source::Kubernetes),
+        _ => Err("expected kubernetes or dir:PATH".to_owned()),
     }
 }
 

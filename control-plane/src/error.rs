@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::kube;
+
 /// A failure of the control plane itself. What is wrong with a user's object is a condition, and what is wrong with a
 /// caller is a gRPC status; neither is this.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,12 @@ pub enum Error {
     )]
     RootLost { root: PathBuf, anchor: PathBuf },
     #[error(
+        "Secret {secret} is missing, but ConfigMap {trusting}/leno-trust shows that proxies already trust a root. A new one \
+         would cut every proxy off. Restore the Secret from a backup; or, to start anew and restart every meshed Pod, delete \
+         the ConfigMaps named leno-trust in all namespaces"
+    )]
+    RootSecretLost { secret: String, trusting: String },
+    #[error(
         "{path} belongs to trust domain {held}, not {asked}; a trust domain cannot change, use another state folder"
     )]
     OtherTrustDomain { path: PathBuf, held: String, asked: String },
@@ -36,6 +44,8 @@ pub enum Error {
     Listen { address: std::net::SocketAddr, source: io::Error },
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    #[error("{doing}: {source}")]
+    Cluster { doing: &'static str, source: kube::Error },
     #[error("{0}")]
     Usage(String),
 }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod ca;
+pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod crd;
@@ -10,6 +11,8 @@ pub mod error;
 pub mod explain;
 pub mod folder;
 pub mod index;
+pub mod inject;
+pub mod kube;
 pub mod metrics;
 pub mod object;
 pub mod push;
@@ -18,6 +21,7 @@ pub mod reconcile;
 pub mod source;
 pub mod status;
 pub mod token;
+pub mod webhook;
 
 #[cfg(test)]
 mod testing;

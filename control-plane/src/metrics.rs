@@ -113,6 +113,7 @@ pub struct Metrics {
     pub root_not_after: Gauge,
     pub trust_generation: Gauge,
     pub table_generation: Gauge,
+    pub source_stale: Gauge,
 }
 
 impl Metrics {
@@ -134,6 +135,11 @@ impl Metrics {
             ("leno_control_root_not_after_seconds", "When the issuing root ends, in Unix time.", &self.root_not_after),
             ("leno_control_trust_generation", "Grows with each change of the trust anchors.", &self.trust_generation),
             ("leno_control_table_generation", "Grows with each change of the mesh.", &self.table_generation),
+            (
+                "leno_control_source_stale_seconds",
+                "How long what we know of the cluster may have been behind; 0: it is not.",
+                &self.source_stale,
+            ),
         ];
         let counters = [
             ("leno_control_connections_refused_total", "Connections beyond the limit.", &self.connections_refused),

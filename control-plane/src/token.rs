@@ -1,7 +1,8 @@
-//! Who is calling: `verify(token) -> Caller`. Here with the state folder's own key; claims and audience are those of
+//! Who is calling: `verify(token) -> Caller`, by the API server's review, or by the state folder's own key with the claims of
 //! Kubernetes' projected service-account tokens. It must never accept another algorithm, audience or key.
 
 mod base64url;
+mod review;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,8 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::folder::Access;
 use crate::folder::Folder;
+
+pub use crate::token::review::Review;
 
 /// The one audience; a token for the API server is refused here, and ours is refused there.
 pub const AUDIENCE: &str = "leno";
@@ -70,18 +73,26 @@ pub enum TokenError {
     NotYet(u64),
     #[error("the token is not bound to a pod")]
     NotBound,
+    #[error("the API server does not accept the token: {0}")]
+    Unauthenticated(String),
+    /// Says nothing about the token: try again.
+    #[error("the token cannot be reviewed now: {0}")]
+    Unavailable(String),
 }
 
-/// How tokens are verified; the Kubernetes source will bring the second way (TokenReview, audience `leno`, no fallback).
+/// How tokens are verified, which follows from the source.
 #[derive(Debug, Clone)]
 pub enum Verifier {
     Folder(Arc<FolderKey>),
+    /// TokenReview with audience `leno`, and no fallback.
+    Review(Arc<Review>),
 }
 
 impl Verifier {
     pub async fn verify(&self, token: &str, now: SystemTime) -> Result<Caller, TokenError> {
         match self {
             Verifier::Folder(key) => key.verify(token, now),
+            Verifier::Review(review) => review.verify(token, now).await,
         }
     }
 }

@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use leno_control_plane::ca;
+use leno_control_plane::config::Injection;
 use leno_control_plane::config::duration;
 use leno_control_plane::explain::Question;
 use leno_control_plane::explain::explain;
@@ -24,10 +25,15 @@ use leno_control_plane::folder;
 use leno_control_plane::folder::Access;
 use leno_control_plane::folder::Folder;
 use leno_control_plane::index::World;
+use leno_control_plane::inject;
+use leno_control_plane::inject::Namespace;
+use leno_control_plane::inject::Outcome;
+use leno_control_plane::inject::Settings;
 use leno_control_plane::query;
 use leno_control_plane::source::Directory;
 use leno_control_plane::token::FolderKey;
 use leno_control_plane::token::Subject;
+use leno_proto::identity::TrustDomain;
 use tokio::net::TcpStream;
 
 /// Ask a Leno mesh how it is, and make what a mesh without Kubernetes needs.
@@ -53,6 +59,19 @@ enum Command {
     Crds,
     /// Why a request goes where it goes: its route, policies, endpoints and access, and who says each value.
     Explain(Explain),
+    /// Add sidecars to manifests, as the webhook would: Pods, and all that makes Pods.
+    Inject {
+        /// YAML files; `-` is standard input.
+        #[arg(value_name = "FILE", default_value = "-")]
+        files: Vec<PathBuf>,
+        /// The control plane's namespace.
+        #[arg(long, env = "LENO_NAMESPACE", default_value = "leno-system")]
+        namespace: String,
+        #[arg(long, env = "LENO_TRUST_DOMAIN", default_value = "cluster.local")]
+        trust_domain: TrustDomain,
+        #[command(flatten)]
+        injection: Injection,
+    },
     /// For a mesh on a folder of manifests.
     #[command(subcommand)]
     Dev(Dev),
@@ -150,6 +169,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Inject { files, namespace, trust_domain, injection } => {
+            inject(&files, &injection.settings(&namespace, &trust_domain))
+        }
         Command::Dev(Dev::Token { state, namespace, service_account, pod, pod_uid, ttl, output }) => {
             let key = FolderKey::open(&Folder::open(&state)?)?;
             let subject = Subject { namespace, service_account, pod_name: pod, pod_uid };
@@ -171,6 +193,43 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Dev(Dev::RotateRoot { state, wait }) => rotate_root(&state, wait),
     }
+}
+
+/// Documents in which nothing makes Pods come out as they went in.
+fn inject(files: &[PathBuf], settings: &Settings) -> anyhow::Result<()> {
+    for file in files {
+        let text = match file.as_os_str() == "-" {
+            true => std::io::read_to_string(std::io::stdin())?,
+            false => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?,
+        };
+        for document in text.split("\n---").filter(|document| !document.trim().is_empty()) {
+            let document = document.trim_start_matches("---").trim_start_matches('\n');
+            let mut manifest: serde_json::Value =
+                serde_saphyr::from_str(document).with_context(|| format!("{}: not YAML", file.display()))?;
+            let name = format!("{} {}", text_of(&manifest["kind"]), text_of(&manifest["metadata"]["name"]));
+            let namespace = text_of(&manifest["metadata"]["namespace"]).to_owned();
+            let namespace = Namespace { name: &namespace, asks: true, enforces: "" };
+            println!("---");
+            let outcome = inject::template(&mut manifest).map(|pod| (inject::inject(pod, namespace, settings), pod));
+            match outcome {
+                Some((Outcome::Injected(injected), pod)) => {
+                    *pod = *injected;
+                    print!("{}", serde_saphyr::to_string(&manifest)?);
+                }
+                Some((Outcome::Refused(why), _)) => bail!("{}: {name}: {why}", file.display()),
+                Some((Outcome::Left(why), _)) => {
+                    eprintln!("{name}: left as it is: {why}");
+                    println!("{}", document.trim_end());
+                }
+                None => println!("{}", document.trim_end()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn text_of(value: &serde_json::Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 /// The request is a file, as whoever may write there holds the root already.

@@ -197,6 +197,8 @@ async fn answer(
             request.extensions_mut().insert(caller);
             door.control.clone().call(request).await
         }
+        // An API server that is away proves nothing against the caller, who keeps what it has and comes again.
+        Err(TokenError::Unavailable(why)) => Ok(Status::unavailable(why).into_http()),
         Err(refused) => {
             door.metrics.unauthenticated.one();
             Ok(Status::unauthenticated(refused.to_string()).into_http())

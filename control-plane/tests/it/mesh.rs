@@ -145,6 +145,7 @@ pub(crate) async fn start_on(state: Arc<Scratch>, table: Option<Table>, limits: 
         tables: receiver,
         status: Arc::new(|format| format!("{format:?}")),
         explain: Arc::new(|_| Err("no world".to_owned())),
+        cluster: None,
     };
     let app = App::start(&config, mesh, Sessions::new(100), limits).await.unwrap();
     ControlPlane { app, tables, state }

@@ -1,0 +1,146 @@
+//! A Kubernetes cluster as the world: everything that bears on the mesh is watched, trimmed, judged alone, and turned into
+//! events; and what belongs to the whole mesh is kept there. It must never let one bad object, or the API server's absence,
+//! change what is in force for others.
+
+mod gather;
+pub mod keep;
+pub mod lease;
+pub mod root;
+#[cfg(test)]
+mod tests;
+pub mod write;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::cluster::gather::Gathered;
+use crate::cluster::gather::Read;
+use crate::kube::client::Client;
+use crate::kube::watch::News;
+use crate::kube::watch::Resource;
+use crate::kube::watch::Sink;
+use crate::kube::watch::follow;
+use crate::object::Kind;
+use crate::source::Batch;
+
+/// What is watched. ServiceAccounts are not: a Pod names its own, and the API server vouches for it.
+pub const WATCHED: [Kind; 13] = [
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TcpRoute,
+    Kind::ReferenceGrant,
+    Kind::TrafficPolicy,
+    Kind::InboundPolicy,
+    Kind::AccessPolicy,
+    Kind::EgressHost,
+    Kind::Mesh,
+];
+
+/// News that wait for the world to take them; the streams then wait too, and the API server's buffers after them.
+const NEWS_MAX: usize = 256;
+/// Changes taken together at most.
+const BATCH_MAX: usize = 5000;
+
+/// Since when what we know may be behind; `None`: it is not.
+pub type Stale = watch::Receiver<Option<Instant>>;
+
+/// The path of a kind's objects in each version that we can read, the preferred first.
+pub fn paths(kind: Kind) -> Vec<String> {
+    let versions: &[&str] = match kind {
+        Kind::TcpRoute => &["v1", "v1alpha2"],
+        Kind::ReferenceGrant => &["v1", "v1beta1"],
+        Kind::TrafficPolicy | Kind::InboundPolicy | Kind::AccessPolicy | Kind::EgressHost | Kind::Mesh => &["v1alpha1"],
+        _ => &["v1"],
+    };
+    versions.iter().map(|version| path(kind, version, "")).collect()
+}
+
+/// Of one kind in a namespace, or in all where it is empty.
+pub fn path(kind: Kind, version: &str, namespace: &str) -> String {
+    let base = match kind.group() {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
+    };
+    match namespace {
+        "" => format!("{base}/{}", plural(kind)),
+        namespace => format!("{base}/namespaces/{namespace}/{}", plural(kind)),
+    }
+}
+
+pub fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Namespace => "namespaces",
+        Kind::ServiceAccount => "serviceaccounts",
+        Kind::Pod => "pods",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::HttpRoute => "httproutes",
+        Kind::GrpcRoute => "grpcroutes",
+        Kind::TcpRoute => "tcproutes",
+        Kind::ReferenceGrant => "referencegrants",
+        Kind::TrafficPolicy => "trafficpolicies",
+        Kind::InboundPolicy => "inboundpolicies",
+        Kind::AccessPolicy => "accesspolicies",
+        Kind::EgressHost => "egresshosts",
+        Kind::Mesh => "meshes",
+    }
+}
+
+/// Watches for as long as somebody takes the batches. The first batch comes when every kind has been listed once.
+pub async fn run(client: Arc<Client>, batches: mpsc::Sender<Batch>, stale: watch::Sender<Option<Instant>>) {
+    let (to, mut news) = mpsc::channel(NEWS_MAX);
+    // Dropped with this task, and then nobody listens, which ends them.
+    let mut watches = tokio::task::JoinSet::new();
+    for kind in WATCHED {
+        let (client, sink) = (client.clone(), Sink { tag: kind, to: to.clone() });
+        let read = move |object: Value| Read::object(kind, object);
+        watches.spawn(async move { follow(&client, Resource { paths: paths(kind) }, read, sink).await });
+    }
+    drop(to);
+    let mut gathered = Gathered::new(WATCHED);
+    while let Some((kind, one)) = news.recv().await {
+        hear(&mut gathered, kind, one);
+        // What is here already goes along; what is not yet here waits for nobody.
+        while gathered.len() < BATCH_MAX
+            && let Ok((kind, one)) = news.try_recv()
+        {
+            hear(&mut gathered, kind, one);
+        }
+        stale.send_if_modified(|since| {
+            let changed = *since != gathered.stale();
+            *since = gathered.stale();
+            changed
+        });
+        if let Some(batch) = gathered.batch()
+            && batches.send(batch).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn hear(gathered: &mut Gathered, kind: Kind, news: News<Read>) {
+    if let News::Failing(error) = &news {
+        tracing::warn!("watch {}: {error}", plural(kind));
+    }
+    gathered.take(kind, news, Instant::now());
+}
+
+/// A reference to one of our objects, for Events and owners.
+pub fn reference(kind: Kind, namespace: &str, name: &str, uid: &str) -> Value {
+    let version = match kind.group() {
+        "" => "v1".to_owned(),
+        "policy.leno.dev" => crate::object::POLICY_VERSION.to_owned(),
+        group => format!("{group}/v1"),
+    };
+    json!({"apiVersion": version, "kind": kind.as_str(), "namespace": namespace, "name": name, "uid": uid})
+}
