@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,11 @@ use leno_e2e::orders;
 use leno_e2e::orders::orders_client::OrdersClient;
 use leno_e2e::orders::orders_server::OrdersServer;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
 
@@ -87,24 +93,41 @@ async fn serve_http(options: Options) -> anyhow::Result<()> {
         orders: orders.map(OrdersClient::new),
         options,
     });
-    tokio::task::LocalSet::new()
-        .run_until(async move {
-            loop {
-                let (socket, _) = listener.accept().await?;
-                socket.set_nodelay(true)?;
-                let app = app.clone();
-                tokio::task::spawn_local(async move {
-                    let service = hyper::service::service_fn(move |request| {
-                        let app = app.clone();
-                        async move { Ok::<_, Infallible>(app.answer(&request).await) }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(socket), service)
-                        .await;
-                });
-            }
-        })
-        .await
+    tokio::task::LocalSet::new().run_until(accept(listener, app)).await
+}
+
+/// Serves until SIGTERM, then finishes what is under way: what every well-behaved server does.
+async fn accept(listener: TcpListener, app: Rc<App>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (serving, leaving) = watch::channel(());
+    let mut connections = JoinSet::new();
+    loop {
+        let socket = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            _ = terminate.recv() => break,
+        };
+        socket.set_nodelay(true)?;
+        connections.spawn_local(connection(socket, app.clone(), leaving.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+    drop((listener, serving));
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn connection(socket: TcpStream, app: Rc<App>, mut leaving: watch::Receiver<()>) {
+    let service = hyper::service::service_fn(move |request| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(app.answer(&request).await) }
+    });
+    let server = hyper::server::conn::http1::Builder::new();
+    let mut connection = pin!(server.serve_connection(TokioIo::new(socket), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        // Nothing is ever sent: this is the sender's end.
+        _ = leaving.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 impl App {
@@ -225,7 +248,12 @@ fn reply(status: u16, headers: &[(&str, &str)], body: String) -> Answer {
 }
 
 async fn serve_orders(listen: SocketAddr) -> anyhow::Result<()> {
-    tonic::transport::Server::builder().add_service(OrdersServer::new(Desk::default())).serve(listen).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told = async move {
+        let _ = terminate.recv().await;
+    };
+    let orders = OrdersServer::new(Desk::default());
+    tonic::transport::Server::builder().add_service(orders).serve_with_shutdown(listen, told).await?;
     Ok(())
 }
 
