@@ -99,9 +99,9 @@ pub fn storefront(network: Ipv4Addr) -> Vec<Pod> {
 pub const NAMESPACE: &str = "shop";
 
 /// Writes the mesh and a file a service.
-pub fn write(folder: &Path, pods: &[Pod]) -> anyhow::Result<()> {
+pub fn write(folder: &Path, trust_domain: &str, pods: &[Pod]) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
-    fs::write(folder.join("00-mesh.yaml"), mesh())?;
+    fs::write(folder.join("00-mesh.yaml"), mesh(trust_domain))?;
     let mut services: Vec<&str> = pods.iter().map(|p| p.service.as_str()).collect();
     services.dedup();
     for service in services {
@@ -120,9 +120,20 @@ pub fn storefront_policies() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn mesh() -> String {
+/// The same text with `pod` deleted and not yet gone, as an API server and its endpoint controller show it.
+pub fn with_terminating(text: &str, pod: &Pod) -> String {
+    let (uid, address) = (format!("  uid: {}\n  labels", pod.uid()), pod.address);
+    let deleted = uid.replace("\n", "\n  deletionTimestamp: \"2026-01-01T00:00:00Z\"\n");
+    let listed = format!("- addresses: [{address}]\n  nodeName: here\n  conditions: ");
+    text.replace(&uid, &deleted).replace(
+        &format!("{listed}{{ready: true, serving: true, terminating: false}}"),
+        &format!("{listed}{{ready: false, serving: true, terminating: true}}"),
+    )
+}
+
+fn mesh(trust_domain: &str) -> String {
     format!(
-        "apiVersion: policy.leno.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: default}}\nspec:\n  trustDomain: cluster.local\n  \
+        "apiVersion: policy.leno.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: default}}\nspec:\n  trustDomain: {trust_domain}\n  \
          meshNetworks: [127.0.0.0/8]\n---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"
     )
 }

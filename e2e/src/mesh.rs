@@ -38,11 +38,26 @@ pub struct Plan {
     pub otlp: Option<String>,
 }
 
+/// Where a mesh differs from the demo's.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub trust_domain: &'static str,
+    /// What every sidecar's environment holds beside what the injector would write; later names win.
+    pub sidecars: Vec<(&'static str, String)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { trust_domain: TRUST_DOMAIN, sidecars: Vec::new() }
+    }
+}
+
 pub struct Mesh {
     /// Everything that the mesh writes; removed when it ends.
     pub folder: PathBuf,
     pub network: Ipv4Addr,
     pub plan: Plan,
+    settings: Settings,
     programs: PathBuf,
     control_plane: Option<Process>,
     sidecars: Vec<Option<Process>>,
@@ -65,24 +80,29 @@ impl Mesh {
     /// Writes the manifests and starts the control plane, every application and every sidecar, in that order. `say` hears
     /// of each step.
     pub async fn start(network: Ipv4Addr, plan: Plan, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!(
-            "leno-{}-{}-{}",
-            std::process::id(),
-            network.octets()[1],
-            network.octets()[2]
-        ));
-        for part in ["logs", "state", "tokens", "volumes"] {
+        Self::start_with(network, plan, Settings::default(), say).await
+    }
+
+    pub async fn start_with(
+        network: Ipv4Addr,
+        plan: Plan,
+        settings: Settings,
+        say: &dyn Fn(&str),
+    ) -> anyhow::Result<Self> {
+        let [_, b, c, _] = network.octets();
+        let folder = std::env::temp_dir().join(format!("leno-{}-{b}-{c}", std::process::id()));
+        for part in ["logs", "state", "tokens", "trust", "volumes"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
         let programs = std::env::current_exe()?.parent().map(programs_folder).context("this program has no folder")?;
-        manifests::write(&folder.join("manifests"), &plan.pods)?;
+        manifests::write(&folder.join("manifests"), settings.trust_domain, &plan.pods)?;
         for (name, text) in &plan.manifests {
             std::fs::write(folder.join("manifests").join(name), text)?;
         }
         let count = plan.pods.len();
         let none = || (0..count).map(|_| None).collect();
-        let mut mesh =
-            Self { folder, network, plan, programs, control_plane: None, sidecars: none(), applications: none() };
+        let (sidecars, applications) = (none(), none());
+        let mut mesh = Self { folder, network, plan, settings, programs, control_plane: None, sidecars, applications };
         say("control plane");
         mesh.start_control_plane()?;
         mesh.until_ready(mesh.admin(), "control plane").await?;
@@ -119,7 +139,20 @@ impl Mesh {
         self.folder.join("manifests")
     }
 
-    fn logs(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// What the sidecars mount: the anchors survive the control plane's own folder, as a ConfigMap would.
+    pub fn anchor(&self) -> PathBuf {
+        self.folder.join("trust/anchor.pem")
+    }
+
+    pub fn volume(&self, pod: &Pod) -> PathBuf {
+        self.folder.join("volumes").join(&pod.name)
+    }
+
+    pub fn logs(&self) -> PathBuf {
         self.folder.join("logs")
     }
 
@@ -137,7 +170,10 @@ impl Mesh {
             .arg("--source")
             .arg(format!("dir:{}", self.manifests().display()))
             .arg("--state")
-            .arg(self.folder.join("state"))
+            .arg(self.state())
+            .arg("--publish-anchor")
+            .arg(self.anchor())
+            .args(["--trust-domain", self.settings.trust_domain])
             .args(["--listen", &self.session().to_string(), "--admin", &self.admin().to_string()])
             .args(["--leaf-ttl", &format!("{}s", self.plan.leaf_ttl.as_secs())]);
         self.control_plane = Some(Process::start("control-plane", &mut command, &self.logs())?);
@@ -149,10 +185,14 @@ impl Mesh {
         self.control_plane = None;
     }
 
+    pub fn control_plane(&mut self) -> Option<&mut Process> {
+        self.control_plane.as_mut()
+    }
+
     fn mint_token(&self, pod: &Pod) -> anyhow::Result<()> {
         let output = Command::new(self.program("leno"))
             .args(["dev", "token", "--state"])
-            .arg(self.folder.join("state"))
+            .arg(self.state())
             .args([
                 "--namespace",
                 NAMESPACE,
@@ -171,37 +211,47 @@ impl Mesh {
         Ok(())
     }
 
-    fn token(&self, pod: &Pod) -> PathBuf {
+    pub fn token(&self, pod: &Pod) -> PathBuf {
         self.folder.join("tokens").join(&pod.name)
     }
 
     pub fn start_sidecar(&mut self, number: usize) -> anyhow::Result<()> {
+        self.start_sidecar_with(number, &[])
+    }
+
+    /// As `start_sidecar`, with some of its environment replaced.
+    pub fn start_sidecar_with(&mut self, number: usize, changed: &[(&str, String)]) -> anyhow::Result<()> {
         let pod = &self.plan.pods[number];
-        let volume = self.folder.join("volumes").join(&pod.name);
-        std::fs::create_dir_all(&volume)?;
+        std::fs::create_dir_all(self.volume(pod))?;
         let mut command = Command::new(self.program("leno-proxy"));
-        command.arg("run");
-        for (name, value) in self.sidecar_environment(pod, &volume) {
-            command.env(name, value);
-        }
+        command.arg("run").envs(self.sidecar_environment(pod));
+        command.envs(changed.iter().map(|(name, value)| (name, value)));
         self.sidecars[number] = Some(Process::start(&format!("{}-sidecar", pod.name), &mut command, &self.logs())?);
         Ok(())
     }
 
+    pub fn sidecar(&mut self, number: usize) -> Option<&mut Process> {
+        self.sidecars[number].as_mut()
+    }
+
+    pub fn application(&mut self, number: usize) -> Option<&mut Process> {
+        self.applications[number].as_mut()
+    }
+
     /// What the injector would write into the sidecar's container.
-    fn sidecar_environment(&self, pod: &Pod, volume: &Path) -> Vec<(&'static str, String)> {
+    fn sidecar_environment(&self, pod: &Pod) -> Vec<(&'static str, String)> {
         let listeners: Vec<String> =
             pod.calls.iter().filter_map(|s| Some(format!("{}={s}.{NAMESPACE}:80", pod.listener(s)?))).collect();
         let mut environment = vec![
             ("LENO_CONTROL_PLANE", self.session().to_string()),
-            ("LENO_TRUST_DOMAIN", TRUST_DOMAIN.to_owned()),
-            ("LENO_TRUST_ANCHOR", self.folder.join("state/trust-anchor.pem").display().to_string()),
+            ("LENO_TRUST_DOMAIN", self.settings.trust_domain.to_owned()),
+            ("LENO_TRUST_ANCHOR", self.anchor().display().to_string()),
             ("LENO_TOKEN", self.token(pod).display().to_string()),
             ("LENO_POD_NAME", pod.name.clone()),
             ("LENO_POD_NAMESPACE", NAMESPACE.to_owned()),
             ("LENO_POD_UID", pod.uid()),
             ("LENO_SERVICE_ACCOUNT", pod.service.clone()),
-            ("LENO_VOLUME", volume.display().to_string()),
+            ("LENO_VOLUME", self.volume(pod).display().to_string()),
             ("LENO_STATUS", pod.status().to_string()),
             ("LENO_OUTBOUND_LISTEN", listeners.join(",")),
             ("LENO_WORKERS", "1".to_owned()),
@@ -214,6 +264,7 @@ impl Mesh {
         if let Some(otlp) = &self.plan.otlp {
             environment.push(("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.clone()));
         }
+        environment.extend(self.settings.sidecars.iter().cloned());
         environment
     }
 

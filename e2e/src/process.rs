@@ -7,6 +7,8 @@ use std::process::Child;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -54,9 +56,26 @@ impl Process {
         Ok(())
     }
 
+    /// Waits for its end, and says how long that took.
+    pub async fn until_ended(&mut self, within: Duration) -> anyhow::Result<(ExitStatus, Duration)> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok((status, start.elapsed()));
+            }
+            anyhow::ensure!(start.elapsed() < within, "{} runs on after {within:?}:\n{}", self.name, self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Everything that it wrote so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The last lines that it wrote, for an error message.
     pub fn tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.said();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }

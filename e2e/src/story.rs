@@ -41,7 +41,7 @@ pub async fn tell(mesh: &mut Mesh, load: &Load, strict: bool) -> anyhow::Result<
 }
 
 /// Watches the load for as long as it takes `until` to hold, or fails with what was seen last.
-async fn until<F, Fut>(within: Duration, what: &str, mut until: F) -> anyhow::Result<Duration>
+pub async fn until<F, Fut>(within: Duration, what: &str, mut until: F) -> anyhow::Result<Duration>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<bool>>,
@@ -57,14 +57,14 @@ where
 }
 
 /// Lets at least `count` requests end, and returns what they were.
-async fn watch(load: &Load, count: usize) -> anyhow::Result<Window> {
+pub async fn watch(load: &Load, count: usize) -> anyhow::Result<Window> {
     let since = Instant::now();
     until(Duration::from_secs(60), "enough requests for a figure", || async { Ok(load.since(since).total >= count) })
         .await?;
     Ok(load.since(since))
 }
 
-fn all_succeeded(window: &Window) -> anyhow::Result<()> {
+pub fn all_succeeded(window: &Window) -> anyhow::Result<()> {
     ensure!(window.total > 0, "no request ended");
     ensure!(window.failed == 0, "{} of {} requests failed: {:?}", window.failed, window.total, window.reasons);
     Ok(())
