@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything that needs no cluster, in the order in which a failure is cheapest. It installs what the
-//! foreign peers need where that is missing, and prints what it runs.
+//! foreign peers need where that is missing, and prints what it runs. `LENO_TEST_LONG=1` makes the outages minutes long.
 
 use std::process::Command;
 

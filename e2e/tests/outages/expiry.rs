@@ -1,0 +1,70 @@
+//! A leaf that was not renewed in time: refused by whoever meets it, and its holder recovers as soon as it may renew.
+
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use leno_e2e::http::Client;
+
+use crate::refusals::answered;
+use crate::stage::Setting;
+use crate::stage::Stage;
+use crate::stage::tell;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_leaf_is_refused_on_either_side_and_does_not_block_its_own_renewal() {
+    let mut stage = Stage::set(Setting {
+        servers: &[("server", 1), ("late", 1)],
+        callers: &[("caller", &["server", "late"]), ("tardy", &["server"])],
+        leaf_ttl: Duration::from_secs(16),
+        ..Setting::default()
+    })
+    .await;
+    for (caller, service) in [("caller-0", "server"), ("caller-0", "late"), ("tardy-0", "server")] {
+        assert_eq!(stage.get(caller, service).await.status(), 200, "{caller} to {service}, both certified");
+    }
+    // Without its token, one sidecar on each side cannot renew.
+    let tokens = ["late-0", "tardy-0"].map(|pod| {
+        let token = stage.mesh.token(stage.mesh.pod(pod).unwrap().1);
+        let kept = std::fs::read(&token).unwrap();
+        std::fs::remove_file(&token).unwrap();
+        (token, kept)
+    });
+    for pod in ["late-0", "tardy-0"] {
+        stage.until(Duration::from_secs(40), "the end of its leaf", || async { stage.expired(pod).await }).await;
+        assert!(!stage.expired("caller-0").await && !stage.expired("server-0").await, "the others renew");
+    }
+    // Connections of before their leaves' end are not what is tried.
+    stage.restart_sidecar("server-0").await;
+    let before = stage.connections_refused("server-0", "tls_expired").await;
+    let answer = stage.get("tardy-0", "server").await;
+    assert_eq!(answer.status(), 502);
+    stage.connection_refused("server-0", "tls_expired", before, "a client's expired leaf").await;
+    tell(format_args!("   its application is told: {:?}", answer.headers().get("leno-reason")));
+
+    stage.restart_sidecar("caller-0").await;
+    let answer = stage.get("caller-0", "late").await;
+    answered(&answer, 502, "tls_expired");
+    stage.request_refused("caller-0", "outbound", "tls_expired", "a server's expired leaf").await;
+
+    for (token, kept) in tokens {
+        std::fs::write(token, kept).unwrap();
+    }
+    for (caller, service) in [("tardy-0", "server"), ("caller-0", "late")] {
+        let way = stage.way(caller, service);
+        stage
+            .until(Duration::from_secs(60), "an expired leaf does not block its own renewal", || async {
+                Client::new(way).get(service, "/").await.is_ok_and(|answer| answer.status() == 200)
+            })
+            .await;
+        tell(format_args!("with its token back, {caller} reaches {service} again"));
+    }
+}
+
+impl Stage {
+    async fn expired(&self, pod: &str) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        // Certificates end with a whole second, which still counts.
+        self.metrics(pod).await.sum("leno_certificate_expires_seconds", &[]) + 1.0 < now
+    }
+}
