@@ -1,5 +1,7 @@
 //! Who is let in.
 
+mod any;
+
 use super::*;
 use crate::policy::SpiffeMatch;
 use crate::request::Headers;

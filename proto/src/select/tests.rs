@@ -1,5 +1,7 @@
 //! Which rule a request takes.
 
+mod any;
+
 use crate::policy::Pattern;
 use std::sync::Arc;
 
