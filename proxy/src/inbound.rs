@@ -87,7 +87,7 @@ async fn connection(
     let policy = policy(local, app.port())?;
     let caller = Caller { address: peer, identity: None, app };
     let port = policy.port();
-    let clients = Arc::clone(&local.shared.apps.port(app.port(), &port.policy).clients);
+    let clients = Arc::clone(&local.app(app.port(), &port.policy).clients);
     let Some(_place) = clients.try_acquire() else {
         let detail = format!("{} connections are open, as many as policy allows", clients.limit());
         return Err(Error::Because { reason: Reason::FdLimit, detail });

@@ -14,6 +14,7 @@ use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
+use leno_proto::policy::InboundTraffic;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Workload;
@@ -24,6 +25,7 @@ use rand::rngs::StdRng;
 use crate::access_log::AccessLog;
 use crate::balance::Ewma;
 use crate::drain::Watch;
+use crate::gate::Reclaim;
 use crate::http::h2;
 use crate::local::apps::APPLICATION;
 pub use crate::local::apps::App;
@@ -169,6 +171,11 @@ impl Local {
         Arc::clone(found)
     }
 
+    /// The limits of our own application on a port.
+    pub fn app(&self, port: u16, policy: &Arc<InboundTraffic>) -> Arc<App> {
+        self.shared.apps.port(port, policy, |name| self.shared.state.reclaim(name))
+    }
+
     pub fn pool_metrics(&self, service: &Arc<str>) -> Arc<metrics::Pool> {
         let mut table = self.pools.borrow_mut();
         let found = table.entry(Arc::clone(service)).or_insert_with(|| self.shared.metrics.pool(service, self.worker));
@@ -230,7 +237,13 @@ impl Pods {
         self.0.lock().values().flat_map(|target| &target.members).any(|member| *member.endpoint.uid == *uid)
     }
 
-    pub fn target(&self, workload: &Workload, address: SocketAddr) -> Arc<Target> {
+    /// `reclaim` makes the hook that asks the workers to give up an idle connection to the pod.
+    pub fn target(
+        &self,
+        workload: &Workload,
+        address: SocketAddr,
+        reclaim: &dyn Fn(&ServicePort) -> Reclaim,
+    ) -> Arc<Target> {
         let mut table = self.0.lock();
         let endpoint = &workload.endpoint;
         let before = table.get(&address);
@@ -244,8 +257,7 @@ impl Pods {
         let (namespace, name) = endpoint.pod.split_once('/').unwrap_or(("", &endpoint.uid));
         let service = ServiceName { namespace: namespace.into(), name: name.into() };
         let name = ServicePort { service, port: address.port() };
-        // Nobody else waits for these few connections.
-        let context = Context { now: Instant::now(), reclaim: &|_| Box::new(|| ()), share: None };
+        let context = Context { now: Instant::now(), reclaim, share: None };
         let target = Arc::new(Target::build(&name, &workload.policy, &[endpoint], before.map(|b| &**b), &context));
         if table.len() >= PODS_MAX {
             table.retain(|_, target| Arc::strong_count(target) > 1);

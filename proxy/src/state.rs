@@ -155,6 +155,11 @@ impl State {
         (Arc::new(state), receiver)
     }
 
+    /// The hook of a gate that is not a snapshot's: asks the workers to give up an idle connection to `target`.
+    pub fn reclaim(&self, target: &ServicePort) -> Reclaim {
+        (self.reclaim)(target)
+    }
+
     /// The snapshot of now. A worker keeps it and calls again when `version` has moved.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()

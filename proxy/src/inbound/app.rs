@@ -26,7 +26,7 @@ pub(super) struct Application {
 
 impl Application {
     pub(super) fn new(local: &Local, caller: &Caller, policy: &PortPolicy, wire: Wire) -> Self {
-        let app = local.shared.apps.port(caller.app.port(), &policy.port().policy);
+        let app = local.app(caller.app.port(), &policy.port().policy);
         let way = Way {
             key: Key { uid: Arc::clone(&app.label), address: caller.app, identity: None, wire },
             target: app.name.clone(),

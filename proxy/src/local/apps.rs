@@ -1,6 +1,9 @@
 //! The limits of our own application, by port, shared by the workers so that they are exact. It must never forget what is in
 //! use because policy changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,7 @@ use leno_proto::policy::Warmup;
 use parking_lot::Mutex;
 
 use crate::gate::Gate;
+use crate::gate::Reclaim;
 use crate::limit::TokenBucket;
 use crate::retry::Budget;
 use crate::upstream::IdleLimit;
@@ -54,13 +58,20 @@ struct Rates {
 }
 
 impl Apps {
-    pub fn port(&self, port: u16, policy: &Arc<InboundTraffic>) -> Arc<App> {
+    /// `reclaim` makes the hook that asks the workers to give up an idle connection to the application.
+    pub fn port(
+        &self,
+        port: u16,
+        policy: &Arc<InboundTraffic>,
+        reclaim: impl FnOnce(&ServicePort) -> Reclaim,
+    ) -> Arc<App> {
         let mut table = self.0.lock();
         let before = table.get(&port);
         if let Some(same) = before.filter(|app| Arc::ptr_eq(&app.policy, policy)) {
             return Arc::clone(same);
         }
         let hop = &policy.app;
+        let name = ServicePort { service: ServiceName { namespace: "".into(), name: "application".into() }, port };
         let requests_max = hop.max_concurrency.unwrap_or(u32::MAX);
         let (clients, connections, requests) = match before {
             Some(before) => {
@@ -69,7 +80,11 @@ impl Apps {
                 before.requests.resize(requests_max);
                 (Arc::clone(&before.clients), Arc::clone(&before.connections), Arc::clone(&before.requests))
             }
-            None => (Gate::new(policy.max_connections), Gate::new(hop.max_connections), Gate::new(requests_max)),
+            None => (
+                Gate::new(policy.max_connections),
+                Gate::with_reclaim(hop.max_connections, reclaim(&name)),
+                Gate::new(requests_max),
+            ),
         };
         let known = before.and_then(|before| before.rates.clone());
         let rates = policy.rate_limit.as_ref().map(|rule| match known {
@@ -80,9 +95,8 @@ impl Apps {
             Some(before) => (Arc::clone(&before.idle), Arc::clone(&before.retries)),
             None => (Arc::default(), Arc::new(Budget::of_transport(Instant::now()))),
         };
-        let service = ServiceName { namespace: "".into(), name: "application".into() };
         let app = Arc::new(App {
-            name: ServicePort { service, port },
+            name,
             label: format!("{APPLICATION}{port}").into(),
             clients,
             connections,

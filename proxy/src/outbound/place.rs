@@ -107,7 +107,10 @@ fn discovery_timeout(local: &Local) -> Duration {
 }
 
 fn pod(local: &Local, workload: &Workload, address: SocketAddr) -> Place {
-    Place::Workload { target: local.shared.pods.target(workload, address), protocol: workload.protocol }
+    Place::Workload {
+        target: local.shared.pods.target(workload, address, &|name| local.shared.state.reclaim(name)),
+        protocol: workload.protocol,
+    }
 }
 
 impl Place {
