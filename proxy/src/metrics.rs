@@ -117,6 +117,8 @@ pub enum Close {
     Peer,
     /// It failed in use.
     Error,
+    /// Its exchange or tunnel ended, and it carries no other.
+    Done,
     /// HTTP/2 GOAWAY.
     Goaway,
     /// Its endpoint left, its identity or the trust bundle changed.
@@ -130,11 +132,12 @@ pub enum Close {
 }
 
 impl Close {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Idle,
         Self::Lifetime,
         Self::Peer,
         Self::Error,
+        Self::Done,
         Self::Goaway,
         Self::Evicted,
         Self::Reclaimed,
@@ -148,6 +151,7 @@ impl Close {
             Self::Lifetime => "lifetime",
             Self::Peer => "peer",
             Self::Error => "error",
+            Self::Done => "done",
             Self::Goaway => "goaway",
             Self::Evicted => "evicted",
             Self::Reclaimed => "reclaimed",

@@ -359,6 +359,6 @@ impl Drop for Connecting {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.metrics.active.add(-1);
-        self.metrics.closed(Close::Error, self.born.elapsed());
+        self.metrics.closed(Close::Done, self.born.elapsed());
     }
 }

@@ -17,6 +17,7 @@ pub use crate::http::h1::client::Answer;
 pub use crate::http::h1::client::Answered;
 pub use crate::http::h1::client::Client;
 pub use crate::http::h1::client::Home;
+pub use crate::http::h1::client::Parting;
 pub use crate::http::h1::incoming::Incoming;
 pub use crate::http::h1::server::Served;
 pub use crate::http::h1::server::ServerSettings;

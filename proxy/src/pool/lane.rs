@@ -3,8 +3,10 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -17,6 +19,7 @@ use crate::error::Reason;
 use crate::gate::Gate;
 use crate::gate::Permit;
 use crate::http::h1;
+use crate::http::h1::Parting;
 use crate::http::h2;
 use crate::metrics;
 use crate::metrics::Close;
@@ -140,8 +143,9 @@ impl Lane {
             Reused::No => way.metrics.checkouts_new.increment(),
         }
         way.metrics.active.add(1);
-        let Kept { connection: Idle { client, watch }, born, dies, requests, .. } = kept;
-        let stay = Stay { born, dies, requests: requests + 1, watch };
+        let Kept { connection: Idle { client, watch }, born, dies, requests, since } = kept;
+        let idled = (reused == Reused::Yes).then(|| since.elapsed());
+        let stay = Stay { born, dies, requests: requests + 1, idled, watch };
         let berth = Berth { lane: Rc::clone(self), stay: RefCell::new(Some(stay)) };
         Http1 { client, home: Rc::new(berth), reused: reused == Reused::Yes }
     }
@@ -164,21 +168,33 @@ impl Lane {
                 way.metrics.checkouts_reused.increment();
                 return Ok(stream);
             }
+            let open = self.open_connections().count();
             if self.opening.busy.get() {
-                self.opening.done.notified().await;
-                if let Some((reason, detail)) = &*self.opening.failure.borrow() {
-                    return Err(Error::Because { reason: *reason, detail: detail.clone() });
+                tokio::select! {
+                    // Whichever is first: both are looked at again.
+                    biased;
+                    () = self.opening.done.notified() => {}
+                    () = self.freed() => continue,
                 }
-                continue;
+                match &*self.opening.failure.borrow() {
+                    Some((reason, detail)) if open == 0 => {
+                        return Err(Error::Because { reason: *reason, detail: detail.clone() });
+                    }
+                    Some(_) | None => continue,
+                }
             }
-            let full = self.shared.borrow().iter().filter(|shared| shared.retired.get().is_none()).count();
-            if full >= CONNECTIONS_MAX {
-                self.wait_for_slot().await;
+            if open >= CONNECTIONS_MAX {
+                self.freed().await;
                 continue;
             }
             let turn = self.opening.begin();
-            // Waiting for the permit is bounded by the caller's deadline.
-            let permit = pool.permit(way, Instant::now() + way.limits.connection().acquire_timeout).await;
+            let permit = tokio::select! {
+                // Where the connections that are open have all permits, a stream of theirs ends sooner than one of them.
+                biased;
+                () = self.freed() => continue,
+                // Waiting for the permit is bounded by the caller's deadline.
+                permit = pool.permit(way, Instant::now() + way.limits.connection().acquire_timeout) => permit,
+            };
             let opened = match permit {
                 Ok(permit) => self.open(&pool.make, way, permit).await,
                 Err(error) => Err(error),
@@ -193,13 +209,23 @@ impl Lane {
         }
     }
 
-    async fn wait_for_slot(&self) {
-        let client =
-            self.shared.borrow().iter().find(|shared| shared.retired.get().is_none()).map(|s| s.client.clone());
-        if let Some(client) = client {
-            // The slot is given back at once: the caller looks again over all connections.
-            drop(client.ready().await);
-        }
+    /// Those that take requests.
+    fn open_connections(&self) -> impl Iterator<Item = h2::Client> {
+        let shared = self.shared.borrow();
+        let open = shared.iter().filter(|shared| shared.retired.get().is_none());
+        open.map(|shared| shared.client.clone()).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Until a stream has ended on any of them, or one of them has. Its place is given back at once: the caller looks again
+    /// over all connections.
+    async fn freed(&self) {
+        let open: Vec<h2::Client> = self.open_connections().collect();
+        let mut slots: Vec<_> = open.iter().map(|client| Box::pin(client.ready())).collect();
+        poll_fn(|cx| match slots.iter_mut().any(|slot| slot.as_mut().poll(cx).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
     }
 
     /// Large transfers keep connections to themselves as long as there is another.
@@ -246,10 +272,14 @@ impl Lane {
         // Boxed: seldom, and as large as a handshake.
         let io = Box::pin(way.connect(make)).await?;
         let settings = match way.key.wire {
-            Wire::Hop => &make.hop,
-            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => &make.plaintext,
+            Wire::Hop => {
+                let pings = &way.limits.connection().http2;
+                let keep_alive = h2::KeepAlive { interval: pings.ping_interval, timeout: pings.ping_timeout };
+                h2::Settings { keep_alive: Some(keep_alive), ..make.hop.clone() }
+            }
+            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => make.plaintext.clone(),
         };
-        let client = h2::Client::connect(io, settings, &make.timers)
+        let client = h2::Client::connect(io, &settings, &make.timers)
             .await
             .map_err(|error| Error::Protocol { address, detail: error.to_string() })?;
         let now = Instant::now();
@@ -362,7 +392,7 @@ impl Lane {
 
     fn came_back(&self, client: h1::Client, stay: Stay) {
         self.metrics.active.add(-1);
-        let Stay { born, dies, requests, watch } = stay;
+        let Stay { born, dies, requests, watch, .. } = stay;
         let now = Instant::now();
         let kept = Kept { connection: Idle { client, watch }, born, dies, requests, since: now };
         self.heed(&kept.connection, now);
@@ -396,7 +426,18 @@ struct Stay {
     born: Instant,
     dies: Option<Instant>,
     requests: u32,
+    /// How long it had, when it was lent.
+    idled: Option<Duration>,
     watch: Watch,
+}
+
+impl Berth {
+    fn lost(&self, why: Close) {
+        if let Some(stay) = self.stay.take() {
+            self.lane.metrics.active.add(-1);
+            self.lane.metrics.closed(why, stay.born.elapsed());
+        }
+    }
 }
 
 impl h1::Home for Berth {
@@ -405,14 +446,24 @@ impl h1::Home for Berth {
             self.lane.came_back(client, stay);
         }
     }
+
+    fn part(&self, why: Parting) {
+        let idled = self.stay.borrow().as_ref().and_then(|stay| stay.idled);
+        match (why, idled) {
+            (Parting::Unread, Some(idled)) => {
+                // The race was lost, and the limit is known by it.
+                self.lane.idle_limit.borrow().closed(idled, Duration::ZERO, Instant::now());
+                self.lost(Close::Peer);
+            }
+            (Parting::Unread, None) | (Parting::Broken, _) => self.lost(Close::Error),
+            (Parting::Ended, _) => self.lost(Close::Done),
+        }
+    }
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        if let Some(stay) = self.stay.take() {
-            self.lane.metrics.active.add(-1);
-            self.lane.metrics.closed(Close::Error, stay.born.elapsed());
-        }
+        self.lost(Close::Cancelled);
     }
 }
 

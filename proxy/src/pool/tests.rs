@@ -29,7 +29,7 @@ fn world() -> World {
     let make = Make {
         tls: Tls::new(),
         hop: h2::Settings::hop(ledger.clone()),
-        plaintext: h2::Settings::plaintext(ledger),
+        plaintext: h2::Settings { streams: 1, ..h2::Settings::plaintext(ledger) },
         timers,
     };
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,8 +75,8 @@ impl World {
         theirs
     }
 
-    fn closed_by_peer(&self) -> u64 {
-        self.way.metrics.closes[Close::Peer as usize].value()
+    fn closes(&self, why: Close) -> u64 {
+        self.way.metrics.closes[why as usize].value()
     }
 
     /// Until the poller has told.
@@ -104,7 +104,7 @@ fn a_close_is_noticed_when_it_happens_and_teaches_the_server_s_limit() {
         world.rung().await;
         let later = Instant::now() + Duration::from_secs(10);
         world.pool.notice(later);
-        assert_eq!((world.closed_by_peer(), world.way.metrics.idle.value(), world.way.gate.in_use()), (1, 0, 0));
+        assert_eq!((world.closes(Close::Peer), world.way.metrics.idle.value(), world.way.gate.in_use()), (1, 0, 0));
         let policy = Duration::from_secs(300);
         let learned = world.way.idle.usable_for(policy, later);
         assert!((Duration::from_secs(7)..=Duration::from_secs(9)).contains(&learned), "{learned:?}");
@@ -120,7 +120,7 @@ fn what_a_server_says_about_its_limit_is_heeded() {
         let learned = world.way.idle.usable_for(Duration::from_secs(300), Instant::now());
         assert!((Duration::from_secs(3)..=Duration::from_secs(4)).contains(&learned), "{learned:?}");
         world.pool.sweep(Instant::now() + Duration::from_secs(4));
-        assert_eq!(world.way.metrics.closes[Close::Idle as usize].value(), 1);
+        assert_eq!(world.closes(Close::Idle), 1);
         drop(theirs);
     });
 }
@@ -136,5 +136,41 @@ fn who_needs_a_fresh_connection_gets_one_even_where_idle_ones_hold_every_permit(
         let fresh = world.lease(Take::Fresh).await;
         assert!(!fresh.reused);
         assert_eq!((world.way.gate.in_use(), world.way.metrics.idle.value()), (2, 1));
+    });
+}
+
+#[test]
+fn a_connection_that_does_not_come_home_says_why() {
+    run(async {
+        let world = world();
+        let lease = world.lease(Take::Any).await;
+        drop(world.exchange(lease, None, "Connection: close\r\n").await);
+        assert_eq!(world.closes(Close::Done), 1);
+        drop(world.lease(Take::Any).await);
+        assert_eq!(world.closes(Close::Cancelled), 1);
+        assert_eq!((world.way.gate.in_use(), world.way.metrics.active.value()), (0, 0));
+    });
+}
+
+#[test]
+fn a_stream_that_ends_serves_who_waits_for_a_permit_that_its_connection_holds() {
+    run(async {
+        let mut world = world();
+        world.way.key.wire = Wire::Http2;
+        world.way.gate = Gate::new(1);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let Ok(first) = world.pool.http2(&world.way, deadline).await else { panic!("no connection") };
+        let mut second = std::pin::pin!(world.pool.http2(&world.way, deadline));
+        let mut third = std::pin::pin!(world.pool.http2(&world.way, deadline));
+        std::future::poll_fn(|cx| {
+            assert!(second.as_mut().poll(cx).is_pending() && third.as_mut().poll(cx).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(first);
+        // Well within the time that a permit is waited for.
+        let Ok(second) = second.await else { panic!("a stream was free") };
+        drop(second);
+        assert!(third.await.is_ok_and(|third| third.reused));
     });
 }

@@ -50,6 +50,19 @@ pub struct Client {
 /// Where a connection goes when its exchange has ended well.
 pub trait Home {
     fn keep(&self, client: Client);
+
+    /// It does not come back. Neither called: the exchange was given up.
+    fn part(&self, _: Parting) {}
+}
+
+/// Why a connection does not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The answer was whole, and no other can follow it.
+    Ended,
+    /// Closed in good order before a byte of the request was read.
+    Unread,
+    Broken,
 }
 
 /// What the upstream said. With a `tunnel`, the body is empty.
@@ -127,7 +140,12 @@ impl Client {
         .await;
         match outcome {
             Ok(parsed) => Ok(self.answered(parsed, sending, head, home)),
-            Err(failure) => Err(self.failed(failure, sending, &reading, before)),
+            Err(Failure::Request(reason)) => Err(self.failed(Failure::Request(reason), sending, &reading, before)),
+            Err(failure) => {
+                let failed = self.failed(failure, sending, &reading, before);
+                home.part(if failed.never_processed { Parting::Unread } else { Parting::Broken });
+                Err(failed)
+            }
         }
     }
 
@@ -451,6 +469,7 @@ impl<'c> Answer<'c> {
     fn cut(&mut self, reason: Reason) -> Reason {
         self.failed = true;
         self.client = None;
+        self.home.part(Parting::Broken);
         reason
     }
 
@@ -462,6 +481,8 @@ impl<'c> Answer<'c> {
         if self.keep_alive && self.sending.state == Send::Done && wire.read.is_empty() && !wire.read_ended {
             wire.rest();
             self.home.keep(client);
+        } else {
+            self.home.part(Parting::Ended);
         }
     }
 }
