@@ -2,6 +2,7 @@
 //! on nothing that a replica remembers, so that every replica and every restart gives the same bytes.
 
 mod access;
+mod advice;
 pub mod conditions;
 mod destination;
 mod endpoints;
@@ -19,15 +20,10 @@ use std::sync::Arc;
 use leno_proto::identity::SpiffeId;
 use leno_proto::key::DEFAULT_VIEW;
 use leno_proto::key::Key;
-use leno_proto::policy::Backend;
-use leno_proto::policy::Destination;
-use leno_proto::policy::Filter;
-use leno_proto::policy::OnOpen;
-use leno_proto::policy::Outbound;
+use leno_proto::lead::Lead;
+use leno_proto::lead::leads;
 use leno_proto::policy::Resource;
 use leno_proto::policy::ServiceName;
-use leno_proto::policy::ServicePort;
-use leno_proto::policy::Traffic;
 
 pub use crate::compile::policy::Setting;
 use crate::index::Topic;
@@ -57,15 +53,6 @@ pub struct Compiled {
     pub sources: BTreeSet<ObjectId>,
     /// What a proxy needs beside it.
     pub leads_to: BTreeSet<Lead>,
-}
-
-/// What a resource leads to, before views and buckets are known.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lead {
-    /// The Outbound of a Service, in the view of whoever asks.
-    Outbound(ServiceName),
-    /// All buckets of a service port.
-    Endpoints(ServicePort),
 }
 
 /// Compiles one key. Keys that are not made from the world (`TrustBundle`) give nothing.
@@ -133,60 +120,6 @@ pub fn rule_settings(
 /// Whether the Pod has, or is about to have, a sidecar.
 pub fn meshed(world: &World, pod: &Pod) -> bool {
     Lens::new(world).meshed(pod)
-}
-
-fn leads(resource: &Resource) -> BTreeSet<Lead> {
-    let mut found = BTreeSet::new();
-    match resource {
-        Resource::Destination(Destination::Service(port)) => drop(found.insert(Lead::Outbound(port.service.clone()))),
-        Resource::Outbound(outbound) => outbound_leads(outbound, &mut found),
-        Resource::EgressIndex(index) => index.hosts.iter().for_each(|host| traffic_leads(&host.policy, &mut found)),
-        Resource::Destination(Destination::Workload(workload)) => traffic_leads(&workload.policy, &mut found),
-        Resource::Destination(Destination::NotFound) => {}
-        Resource::Endpoints(_)
-        | Resource::Inbound(_)
-        | Resource::TrustBundle(_)
-        | Resource::ProxyConfig(_)
-        | Resource::Share(_) => {}
-    }
-    found
-}
-
-fn outbound_leads(outbound: &Outbound, found: &mut BTreeSet<Lead>) {
-    for port in &outbound.ports {
-        backend_leads(&port.backend, found);
-        traffic_leads(&port.policy, found);
-        for rule in port.routes.iter().flat_map(|route| &route.rules) {
-            traffic_leads(&rule.policy, found);
-            rule.backends.iter().for_each(|backend| backend_leads(backend, found));
-            filter_leads(&rule.filters, found);
-        }
-    }
-}
-
-fn backend_leads(backend: &Backend, found: &mut BTreeSet<Lead>) {
-    if backend.resolved {
-        found.insert(Lead::Endpoints(backend.target.clone()));
-    }
-    traffic_leads(&backend.policy, found);
-    filter_leads(&backend.filters, found);
-}
-
-fn filter_leads(filters: &[Filter], found: &mut BTreeSet<Lead>) {
-    for filter in filters {
-        if let Filter::Mirror { backend, .. } = filter {
-            backend_leads(backend, found);
-        }
-    }
-}
-
-/// A breaker's fallback. Its own policy holds no further fallback (`policy` cuts the chain), so this ends.
-fn traffic_leads(traffic: &Traffic, found: &mut BTreeSet<Lead>) {
-    if let Some(service) = &traffic.circuit_breaker.service
-        && let OnOpen::Fallback(backend) = &service.on_open
-    {
-        backend_leads(backend, found);
-    }
 }
 
 /// The world, seen so that every question is written down.

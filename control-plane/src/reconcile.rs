@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use leno_proto::hash::Hash;
 use leno_proto::key::Key;
+use leno_proto::lead::Lead;
 use leno_proto::policy::Resource;
 use leno_proto::policy::ServiceName;
 use parking_lot::Mutex;
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 use tokio::time::sleep_until;
 
 use crate::compile;
-use crate::compile::Lead;
 use crate::index::Dirty;
 use crate::index::Topic;
 use crate::index::World;

@@ -5,6 +5,7 @@ pub mod duration;
 mod profile;
 mod resolve;
 mod table;
+mod unenforced;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use crate::fields::resolve::inbound;
 pub use crate::fields::resolve::traffic;
 pub use crate::fields::table::INBOUND;
 pub use crate::fields::table::TRAFFIC;
+pub use crate::fields::unenforced::unenforced;
 
 /// One field that a user may set.
 #[derive(Debug, Clone, Copy)]

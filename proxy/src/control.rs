@@ -4,6 +4,7 @@
 pub mod anchors;
 pub mod book;
 pub mod dial;
+pub mod keep;
 pub mod progress;
 pub mod resource;
 
@@ -11,15 +12,14 @@ pub mod resource;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
 use leno_proto::capability;
-use leno_proto::hash::Hash;
 use leno_proto::key::Key;
 use leno_proto::policy::Resource;
 use leno_proto::wire::control as wire;
@@ -42,6 +42,7 @@ use tonic::Streaming;
 
 use crate::control::anchors::Anchors;
 use crate::control::book::Book;
+use crate::control::book::Keep;
 use crate::control::dial::Dialer;
 use crate::control::dial::Link;
 use crate::control::progress::Progress;
@@ -51,7 +52,6 @@ use crate::state::Change;
 use crate::state::State;
 use crate::state::Wanted;
 use crate::store::Kept;
-use crate::store::KeptResource;
 use crate::store::Store;
 
 /// What the session works with.
@@ -79,7 +79,7 @@ pub struct Control {
 
 #[derive(Default)]
 struct Unwritten {
-    resources: Vec<(Key, Option<(Hash, Bytes)>)>,
+    resources: Vec<(Key, Keep)>,
     rejected: bool,
 }
 
@@ -96,13 +96,13 @@ impl Control {
     pub fn new(parts: Parts, kept: &Kept) -> Self {
         let mut book = Book::new(&parts.pod_uid, kept.rejected.clone());
         let mut changes = Vec::new();
-        for (key, one) in &kept.resources {
+        for (key, one) in kept.resources.iter().filter(|(_, one)| !one.evicted) {
             match resource::take(key, one.hash, &one.bytes, parts.decode) {
                 Ok(resource) => {
                     if let Resource::TrustBundle(bundle) = &resource {
                         adopt(&parts.anchors, bundle);
                     }
-                    book.restored(key.clone(), one.hash);
+                    book.restored(key.clone(), one.hash, now());
                     changes.push(Change::Put(key.clone(), resource.into()));
                 }
                 Err(refusal) => tracing::warn!(%key, why = refusal.message, "a kept resource cannot be used"),
@@ -156,7 +156,7 @@ impl Control {
             // The arms are equal: a question is noted whenever it comes.
             tokio::select! {
                 reached = &mut dial => return reached,
-                Some(key) = self.parts.wanted.recv() => drop(self.book.ask(key)),
+                Some(key) = self.parts.wanted.recv() => self.missed_while_away(key),
             }
         }
     }
@@ -168,9 +168,15 @@ impl Control {
             // The arms are equal, as above.
             tokio::select! {
                 () = &mut end => return,
-                Some(key) = self.parts.wanted.recv() => drop(self.book.ask(key)),
+                Some(key) = self.parts.wanted.recv() => self.missed_while_away(key),
             }
         }
+    }
+
+    /// What the file still has of it serves at once; the next session begins with the question.
+    fn missed_while_away(&mut self, key: Key) {
+        self.book.ask(key.clone(), now());
+        self.revive(&key);
     }
 
     /// One session, from Hello to its end. `useful`: it has brought something.
@@ -195,17 +201,19 @@ impl Control {
         };
         self.parts.metrics.proxy.control_connected.set(1);
         self.parts.progress.connected();
-        Talk { control: self, to, building: None, leave_at: None, useful }.run(&mut incoming).await
+        Talk { control: self, to, building: None, leave_at: None, late: VecDeque::new(), useful }
+            .run(&mut incoming)
+            .await
     }
 
-    fn greeting(&self) -> Vec<FromProxy> {
+    fn greeting(&mut self) -> Vec<FromProxy> {
         let hello = wire::Hello {
             build: crate::config::VERSION.into(),
             pod_uid: self.parts.pod_uid.clone(),
             capabilities: CAPABILITIES.iter().map(|one| (*one).into()).collect(),
             parallelism: self.parts.workers,
         };
-        let held = self.book.held().into_iter().map(from_proxy::Message::Held);
+        let held = self.book.held(now()).into_iter().map(from_proxy::Message::Held);
         [from_proxy::Message::Hello(hello)].into_iter().chain(held).map(say).collect()
     }
 
@@ -216,6 +224,7 @@ impl Control {
         metrics.resources_applied.add(judged.report.applied.len() as u64);
         metrics.resources_rejected.add(judged.report.rejected.len() as u64);
         metrics.resources_unchanged.add(judged.unchanged);
+        metrics.resources_evicted.add(judged.kept.iter().filter(|(_, keep)| *keep == Keep::Evicted).count() as u64);
         metrics.resources_held.set(self.book.len() as i64);
         for change in &judged.changes {
             if let Change::Put(_, resource) = change
@@ -230,29 +239,6 @@ impl Control {
         self.unwritten.resources.extend(judged.kept);
         self.unwritten.rejected |= !judged.report.rejected.is_empty();
         judged.report
-    }
-
-    /// Brings the file up to date, if anything changed.
-    fn write(&mut self) {
-        let Unwritten { resources, rejected } = std::mem::take(&mut self.unwritten);
-        if resources.is_empty() && !rejected {
-            return;
-        }
-        self.written = Some(Time::now());
-        let (used_unix, remembered) = (unix_millis() / 1000, self.parts.dialer.remembered());
-        let written = self.parts.store.update(|file| {
-            for (key, version) in resources {
-                match version {
-                    Some((hash, bytes)) => drop(file.resources.insert(key, KeptResource { hash, bytes, used_unix })),
-                    None => drop(file.resources.remove(&key)),
-                }
-            }
-            file.rejected.clone_from(self.book.rejected());
-            file.control_plane = remembered;
-        });
-        if let Err(error) = written {
-            tracing::warn!(%error, "last known good cannot be written to the volume");
-        }
     }
 }
 
@@ -270,6 +256,8 @@ struct Talk<'a> {
     building: Option<Building>,
     /// After a Goaway.
     leave_at: Option<Time>,
+    /// Questions to which the file has an answer, should none come by then.
+    late: VecDeque<(Time, Key)>,
     useful: &'a mut bool,
 }
 
@@ -280,8 +268,11 @@ impl Talk<'_> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut upkeep = interval_at(now + UPKEEP, UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = interval_at(now + IDLE_CHECK, IDLE_CHECK);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = now;
         loop {
+            let late = self.late.front().map(|(at, _)| *at);
             // The arms are equal: each is one event, and none may starve another.
             let step = tokio::select! {
                 message = incoming.message() => match message {
@@ -300,6 +291,11 @@ impl Talk<'_> {
                 _ = upkeep.tick() => {
                     self.control.parts.state.sweep();
                     self.control.write();
+                    Ok(())
+                }
+                _ = idle.tick(), if heard.elapsed() < HEARTBEAT * 2 => self.give_back().await,
+                () = sleep_until(late.unwrap_or(heard)), if late.is_some() => {
+                    self.answer_late();
                     Ok(())
                 }
                 () = sleep_until(heard + SILENCE) => Err(End::Broken("nothing was heard for 30 s".into())),
@@ -366,7 +362,11 @@ impl Talk<'_> {
             keys.insert(key);
         }
         let mut subscribe = wire::Subscribe::default();
-        for one in keys.into_iter().filter_map(|key| self.control.book.ask(key)) {
+        for key in keys {
+            if self.late.len() < LATE_MAX && self.control.has_evicted(&key) {
+                self.late.push_back((Time::now() + LATE, key.clone()));
+            }
+            let Some(one) = self.control.book.ask(key, now()) else { continue };
             subscribe.add.extend(one.add);
             subscribe.remove.extend(one.remove);
         }
@@ -374,6 +374,27 @@ impl Talk<'_> {
             true => Ok(()),
             false => self.send(from_proxy::Message::Subscribe(subscribe)).await,
         }
+    }
+
+    /// The session seems well and says nothing: what was true when the resource was let go is better than no answer.
+    fn answer_late(&mut self) {
+        let due = Time::now();
+        while let Some((_, key)) = self.late.pop_front_if(|(at, _)| *at <= due) {
+            if !self.control.book.holds(&key) {
+                self.control.revive(&key);
+            }
+        }
+    }
+
+    /// Unsubscribes from what has not been used for long.
+    async fn give_back(&mut self) -> Result<(), End> {
+        let used = self.control.parts.state.used();
+        let subscribe = self.control.book.idle(used, now());
+        if subscribe.remove.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(keys = subscribe.remove.len(), "subscriptions not used for long are given back");
+        self.send(from_proxy::Message::Subscribe(subscribe)).await
     }
 
     async fn send(&mut self, message: from_proxy::Message) -> Result<(), End> {
@@ -395,6 +416,11 @@ fn say(message: from_proxy::Message) -> FromProxy {
     FromProxy { message: Some(message) }
 }
 
+/// The clock that tests move, as the pure parts take it.
+fn now() -> Instant {
+    Time::now().into_std()
+}
+
 fn unix_millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -410,6 +436,13 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long freed snapshots and an unwritten file may wait.
 const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How often uses are gathered: idle times are true to this.
+const IDLE_CHECK: Duration = Duration::from_secs(30);
+
+/// Half of what a request waits for an answer by default: the file's comes in time for it.
+const LATE: Duration = Duration::from_millis(500);
+const LATE_MAX: usize = 1024;
 
 /// A window that nobody means: an hour without news would be worse than a herd.
 const GOAWAY_MAX: Duration = Duration::from_secs(300);

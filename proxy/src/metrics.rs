@@ -297,6 +297,8 @@ pub struct Proxy {
     pub resources_applied: SharedCounter,
     pub resources_rejected: SharedCounter,
     pub resources_unchanged: SharedCounter,
+    pub resources_evicted: SharedCounter,
+    pub resources_revived: SharedCounter,
     pub resources_held: Gauge,
     /// Connections that ended before there was a request, by reason.
     pub connection_failures: ConnectionFailures,

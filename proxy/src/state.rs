@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -48,9 +49,26 @@ pub struct Snapshot {
     pub inbound: Option<Arc<Inbound>>,
     pub trust: Option<Arc<TrustBundle>>,
     pub egress: Arc<EgressIndex>,
-    destinations: HashMap<SocketAddr, Arc<Destination>>,
-    services: HashMap<ServiceName, Arc<Service>>,
+    destinations: HashMap<SocketAddr, (Arc<Destination>, Mark)>,
+    services: HashMap<ServiceName, (Arc<Service>, Mark)>,
     targets: HashMap<ServicePort, Arc<Target>>,
+}
+
+/// Set by whoever looks something up, taken back by `State::used`; carried from snapshot to snapshot. A flag and no time: a
+/// lookup then costs no clock, and no write while the flag is up.
+#[derive(Debug, Clone, Default)]
+struct Mark(Arc<AtomicBool>);
+
+impl Mark {
+    fn set(&self) {
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// A Service as this proxy's view has it.
@@ -75,6 +93,14 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Something is under way to one of its endpoints: a long stream is a use, however long ago it began.
+    fn is_busy(&self) -> bool {
+        let members = self.ports.iter().flat_map(|port| &port.targets).flat_map(|target| &target.members);
+        members.into_iter().any(|member| member.shared.in_flight.load(Ordering::Relaxed) > 0)
+    }
+}
+
 impl Port {
     /// The target that a backend of this port's routes names.
     pub fn target(&self, backend: &Backend) -> Option<&Arc<Target>> {
@@ -83,16 +109,22 @@ impl Port {
 }
 
 impl Snapshot {
+    /// Looking it up counts as a use.
     pub fn destination(&self, address: SocketAddr) -> Option<&Arc<Destination>> {
-        self.destinations.get(&address)
+        let (destination, mark) = self.destinations.get(&address)?;
+        mark.set();
+        Some(destination)
     }
 
+    /// Looking it up counts as a use.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.get(name)
+        let (service, mark) = self.services.get(name)?;
+        mark.set();
+        Some(service)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.values().map(|(service, _)| service)
     }
 
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
@@ -119,8 +151,9 @@ pub struct State {
     /// Written by `apply` alone; the lock is never held while a request waits.
     book: Mutex<Book>,
     wanted: mpsc::Sender<Key>,
-    /// Asked for and not yet answered, so that a thousand requests ask once. Bounded by `ASKED_MAX`.
-    asked: Mutex<HashSet<Key>>,
+    /// Asked for, with how many wait for the answer, so that a thousand requests ask once. A key leaves with the last who waits,
+    /// answered or not. Bounded by `ASKED_MAX`.
+    asked: Mutex<HashMap<Key, usize>>,
     reclaim: Box<dyn Fn(&ServicePort) -> Reclaim + Send + Sync>,
 }
 
@@ -182,17 +215,10 @@ impl State {
     /// Puts a whole transaction into force: builds a new snapshot aside and swaps it in.
     pub fn apply(&self, changes: Vec<Change>, now: Instant) {
         let mut book = self.book.lock();
-        let mut answered = Vec::with_capacity(changes.len());
         for change in changes {
             match change {
-                Change::Put(key, resource) => {
-                    answered.push(key.clone());
-                    book.resources.insert(key, resource);
-                }
-                Change::Removed(key) => {
-                    book.resources.remove(&key);
-                    answered.push(key);
-                }
+                Change::Put(key, resource) => drop(book.resources.insert(key, resource)),
+                Change::Removed(key) => drop(book.resources.remove(&key)),
             }
         }
         let previous = self.current.load_full();
@@ -202,9 +228,6 @@ impl State {
         self.version.store(version, Ordering::Release);
         book.retired.push(previous);
         drop(book);
-        let mut asked = self.asked.lock();
-        asked.retain(|key| !answered.contains(key));
-        drop(asked);
         self.changed.send_replace(version);
         self.sweep();
     }
@@ -217,6 +240,31 @@ impl State {
         drop(book);
         // Outside the lock: freeing a large snapshot takes its time.
         drop::<Vec<_>>(free);
+    }
+
+    /// What was looked up since the last call, or is busy now: Destinations, and Outbounds in the default view's name.
+    pub fn used(&self) -> Vec<Key> {
+        let snapshot = self.current.load();
+        let mut used = Vec::new();
+        let mut services = HashSet::new();
+        for (name, (service, mark)) in &snapshot.services {
+            // Both are asked: the mark must come down either way.
+            if mark.take() | service.is_busy() {
+                used.push(Key::Outbound { service: name.clone(), view: DEFAULT_VIEW.into() });
+                services.insert(name);
+            }
+        }
+        for (address, (destination, mark)) in &snapshot.destinations {
+            // A connection that lasts looked its address up once, and its Service with each request.
+            let through = match &**destination {
+                Destination::Service(port) => services.contains(&port.service),
+                Destination::Workload(_) | Destination::NotFound => false,
+            };
+            if mark.take() | through {
+                used.push(Key::Destination(*address));
+            }
+        }
+        used
     }
 
     /// What an address is: at once where it is known, else after one bounded wait for the control plane.
@@ -242,7 +290,7 @@ impl State {
         // Subscribed before the second look, so that an answer between the two is not missed.
         let mut changes = self.changed.subscribe();
         let deadline = tokio::time::Instant::now() + wait_max;
-        self.ask(key);
+        let _asked = self.ask(key);
         loop {
             if let Some(found) = find(&self.current.load()) {
                 return Ok(found);
@@ -254,12 +302,16 @@ impl State {
         }
     }
 
-    fn ask(&self, key: Key) {
+    /// Dropping what it returns ends the wait for this key.
+    fn ask(&self, key: Key) -> Asked<'_> {
         let mut asked = self.asked.lock();
-        if asked.len() < ASKED_MAX && asked.insert(key.clone()) && self.wanted.try_send(key.clone()).is_err() {
+        let is_new = !asked.contains_key(&key);
+        if is_new && (asked.len() >= ASKED_MAX || self.wanted.try_send(key.clone()).is_err()) {
             // Nobody took it; the next request may ask again.
-            asked.remove(&key);
+            return Asked { state: self, key: None };
         }
+        *asked.entry(key.clone()).or_default() += 1;
+        Asked { state: self, key: Some(key) }
     }
 
     fn build(&self, resources: &BTreeMap<Key, Arc<Resource>>, previous: &Snapshot, now: Instant) -> Snapshot {
@@ -269,7 +321,9 @@ impl State {
         for (key, resource) in resources {
             match (key, &**resource) {
                 (Key::Destination(address), Resource::Destination(it)) => {
-                    drop(snapshot.destinations.insert(*address, Arc::new(it.clone())));
+                    let before = previous.destinations.get(address);
+                    let mark = before.map(|(_, mark)| mark.clone()).unwrap_or_default();
+                    drop(snapshot.destinations.insert(*address, (Arc::new(it.clone()), mark)));
                 }
                 (_, Resource::Endpoints(it)) => endpoints.entry(it.target.clone()).or_default().extend(&it.endpoints),
                 (_, Resource::Inbound(it)) => snapshot.inbound = Some(kept(previous.inbound.as_ref(), it)),
@@ -286,10 +340,30 @@ impl State {
             if let Resource::Outbound(outbound) = &**resource {
                 let mut builder = Builder { state: self, previous, endpoints: &endpoints, shares: &shares, now };
                 let service = builder.service(&mut snapshot.targets, outbound);
-                snapshot.services.insert(outbound.service.clone(), Arc::new(service));
+                let mark = previous.services.get(&outbound.service).map(|(_, mark)| mark.clone()).unwrap_or_default();
+                snapshot.services.insert(outbound.service.clone(), (Arc::new(service), mark));
             }
         }
         snapshot
+    }
+}
+
+/// One who waits for an answer.
+struct Asked<'a> {
+    state: &'a State,
+    key: Option<Key>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let mut asked = self.state.asked.lock();
+        if let Some(waiting) = asked.get_mut(&key) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                asked.remove(&key);
+            }
+        }
     }
 }
 

@@ -45,6 +45,9 @@ pub struct KeptResource {
     pub bytes: Bytes,
     /// Of its last change or use; what was used longest ago leaves first when the file would grow too large.
     pub used_unix: i64,
+    /// Not in force: it had not been used for long when a healthy session let it go. It serves again when it is asked for while
+    /// no control plane answers.
+    pub evicted: bool,
 }
 
 /// Whose file this is: another pod's or another build's rejections are nothing to us.
@@ -91,6 +94,18 @@ impl Store {
         self.kept.lock().clone()
     }
 
+    /// What was evicted under these keys: an Outbound of any view, and all buckets of Endpoints.
+    pub fn evicted(&self, like: &Key) -> Vec<(Key, KeptResource)> {
+        let kept = self.kept.lock();
+        let alike = |key: &Key| match (like, key) {
+            (Key::Outbound { service, .. }, Key::Outbound { service: it, .. }) => service == it,
+            (Key::Endpoints { target, .. }, Key::Endpoints { target: it, .. }) => target == it,
+            (like, key) => like == key,
+        };
+        let found = kept.resources.iter().filter(|(key, one)| one.evicted && alike(key));
+        found.map(|(key, one)| (key.clone(), one.clone())).collect()
+    }
+
     /// Changes what is kept and writes it. Called on the control thread: the volume is memory.
     ///
     /// # Errors
@@ -110,9 +125,11 @@ fn bound(kept: &mut Kept, bytes_max: usize) {
     if total <= bytes_max {
         return;
     }
-    let mut by_age: Vec<_> = kept.resources.iter().map(|(k, r)| (r.used_unix, k.clone(), cost(k, r))).collect();
+    // What is in force was used since what was evicted.
+    let mut by_age: Vec<_> =
+        kept.resources.iter().map(|(k, r)| (!r.evicted, r.used_unix, k.clone(), cost(k, r))).collect();
     by_age.sort();
-    for (_, key, cost) in by_age {
+    for (_, _, key, cost) in by_age {
         let evictable = matches!(key, Key::Destination(_) | Key::Outbound { .. } | Key::Endpoints { .. });
         if total <= bytes_max {
             break;
@@ -159,7 +176,10 @@ fn decode(file: &[u8], owner: &Owner) -> Result<Kept, String> {
         // A key that a later build wrote: not ours to use.
         let Ok(key) = Key::parse(one.kind, &one.name) else { continue };
         let bytes = Bytes::from(one.bytes);
-        kept.resources.insert(key, KeptResource { hash: Hash::of(&bytes), bytes, used_unix: one.used_unix });
+        kept.resources.insert(
+            key,
+            KeptResource { hash: Hash::of(&bytes), bytes, used_unix: one.used_unix, evicted: one.evicted },
+        );
     }
     // What another build could not read, this one may.
     if file.build == owner.build {
@@ -189,6 +209,7 @@ fn encode(kept: &Kept, owner: &Owner) -> Vec<u8> {
                 name: key.name(),
                 bytes: one.bytes.to_vec(),
                 used_unix: one.used_unix,
+                evicted: one.evicted,
             })
             .collect(),
         rejected: kept
@@ -258,6 +279,8 @@ struct FileResource {
     bytes: Vec<u8>,
     #[prost(int64, tag = "4")]
     used_unix: i64,
+    #[prost(bool, tag = "5")]
+    evicted: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -68,7 +68,7 @@ fn to_wire(change: &Change) -> control::Change {
             (key, change::Change::Put(put))
         }
         Change::Unchanged(key, hash) => (key, change::Change::Unchanged(control::Unchanged { hash: hash_bytes(hash) })),
-        Change::Removed(key) => (key, change::Change::Removed(control::Removed {})),
+        Change::Removed { key, gone } => (key, change::Change::Removed(control::Removed { gone: *gone })),
     };
     control::Change { key: Some(control::Key { kind: key.kind() as i32, name: key.name() }), change: Some(change) }
 }

@@ -44,7 +44,11 @@ pub struct Scope {
 pub enum Change {
     Put(Key, Item),
     Unchanged(Key, Hash),
-    Removed(Key),
+    /// `gone`: there is no such resource any more; else this proxy does not need it now.
+    Removed {
+        key: Key,
+        gone: bool,
+    },
 }
 
 /// A version that the proxy has refused, in its own words.
@@ -247,7 +251,8 @@ impl Ledger {
         let own_inbound = Key::Inbound(self.scope.pod_uid.clone());
         for key in self.held.keys().filter(|key| !desired.contains_key(*key) && **key != own_inbound) {
             removed.push(key.clone());
-            changes.push_back(Change::Removed(key.clone()));
+            let gone = !offer.closure(&mut std::iter::once(key), &self.scope.namespace).contains_key(key);
+            changes.push_back(Change::Removed { key: key.clone(), gone });
         }
         self.claimed.clear();
         self.needed = desired.keys().cloned().collect();

@@ -123,7 +123,7 @@ pub mod change {
         /// The version that the proxy said it holds is current.
         #[prost(message, tag = "3")]
         Unchanged(super::Unchanged),
-        /// The proxy does not need this resource any more.
+        /// The proxy is not to use this resource any more.
         #[prost(message, tag = "4")]
         Removed(super::Removed),
     }
@@ -143,7 +143,12 @@ pub struct Unchanged {
     pub hash: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Removed {}
+pub struct Removed {
+    /// There is no such resource any more. False: it is there and this proxy does not need it now, as after `Subscribe.remove`;
+    /// what the proxy keeps of it in its file may serve while no control plane answers.
+    #[prost(bool, tag = "1")]
+    pub gone: bool,
+}
 /// What became of a transaction, sent once after its swap.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {

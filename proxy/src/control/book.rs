@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
+use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
+use leno_proto::fields;
 use leno_proto::hash;
 use leno_proto::hash::Hash;
+use leno_proto::key::DEFAULT_VIEW;
 use leno_proto::key::Key;
 use leno_proto::policy::Destination;
 use leno_proto::policy::Resource;
+use leno_proto::policy::ServiceName;
 use leno_proto::wire::control as wire;
 use leno_proto::wire::control::change::Change as Wire;
 
@@ -25,10 +29,20 @@ pub struct Book {
     pod_uid: String,
     held: BTreeMap<Key, Hash>,
     rejected: BTreeMap<Key, Vec<Hash>>,
-    /// What the stories asked for, oldest first.
-    asked: VecDeque<Key>,
+    /// What this proxy is subscribed to, with its last use: what the stories asked for, and what a session began with. Outbounds
+    /// stand here in the default view: which one it is, is not ours to say.
+    asked: BTreeMap<Key, Instant>,
     /// Addresses that nothing has: the first to be forgotten when there is no room.
     not_found: BTreeSet<Key>,
+}
+
+/// What becomes of a resource in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    InForce(Hash, Bytes),
+    /// Not used for long: it stays, and serves when it is asked for while no control plane answers.
+    Evicted,
+    Gone,
 }
 
 /// A transaction, judged.
@@ -36,8 +50,8 @@ pub struct Book {
 pub struct Judged {
     /// For the state.
     pub changes: Vec<Change>,
-    /// For the file: new bytes, or `None` where they are to go.
-    pub kept: Vec<(Key, Option<(Hash, Bytes)>)>,
+    /// For the file.
+    pub kept: Vec<(Key, Keep)>,
     pub report: wire::Report,
     pub unchanged: u64,
 }
@@ -45,16 +59,26 @@ pub struct Judged {
 impl Book {
     /// `restored` is in force already.
     pub fn new(pod_uid: &str, rejected: BTreeMap<Key, Vec<Hash>>) -> Self {
-        let asked = VecDeque::new();
-        Self { pod_uid: pod_uid.into(), held: BTreeMap::new(), rejected, asked, not_found: BTreeSet::new() }
+        let (held, asked) = (BTreeMap::new(), BTreeMap::new());
+        Self { pod_uid: pod_uid.into(), held, rejected, asked, not_found: BTreeSet::new() }
     }
 
-    /// A resource of the file, now in force.
-    pub fn restored(&mut self, key: Key, hash: Hash) {
+    /// A resource of the file, now in force. The next session's greeting asks for it.
+    pub fn restored(&mut self, key: Key, hash: Hash, now: Instant) {
         if matches!(key, Key::Destination(_) | Key::Outbound { .. }) {
-            self.asked.push_back(key.clone());
+            self.asked.insert(viewless(key.clone()), now);
         }
         self.held.insert(key, hash);
+    }
+
+    pub fn holds(&self, key: &Key) -> bool {
+        match key {
+            Key::Outbound { service, .. } => {
+                let first = Key::Outbound { service: service.clone(), view: "".into() };
+                self.held.range(first..).next().is_some_and(|(held, _)| is_outbound_of(held, service))
+            }
+            key => self.held.contains_key(key),
+        }
     }
 
     pub fn rejected(&self) -> &BTreeMap<Key, Vec<Hash>> {
@@ -69,25 +93,51 @@ impl Book {
         self.held.is_empty()
     }
 
-    /// What to send for a key that a story misses. Above the bound the oldest address that nothing has is given up for it.
-    pub fn ask(&mut self, key: Key) -> Option<wire::Subscribe> {
-        if self.asked.contains(&key) {
+    /// What to send for a key that a story misses. Above the bound another is given up for it: the one not used for longest
+    /// among those that nothing has or nobody answered.
+    pub fn ask(&mut self, key: Key, now: Instant) -> Option<wire::Subscribe> {
+        let key = viewless(key);
+        if let Some(used) = self.asked.get_mut(&key) {
+            *used = now;
             return None;
         }
         let mut subscribe = wire::Subscribe::default();
         if self.asked.len() >= ASKED_MAX {
-            let at = self.asked.iter().position(|one| self.not_found.contains(one) || !self.held.contains_key(one))?;
-            let given_up = self.asked.remove(at)?;
+            let idle = self.asked.iter().filter(|(key, _)| self.not_found.contains(*key) || !self.holds(key));
+            let given_up = idle.min_by_key(|(_, used)| **used).map(|(key, _)| key.clone())?;
+            self.asked.remove(&given_up);
             self.not_found.remove(&given_up);
             subscribe.remove.push(resource::to_wire(&given_up));
         }
         subscribe.add.push(resource::to_wire(&key));
-        self.asked.push_back(key);
+        self.asked.insert(key, now);
         Some(subscribe)
     }
 
-    /// Everything that a new session must know, in chunks.
-    pub fn held(&self) -> Vec<wire::Held> {
+    /// Takes note of what is in use, and says what to unsubscribe from: what has not been for `IDLE`. What leaves with it is the
+    /// server's to say. To be called while the session is healthy.
+    pub fn idle(&mut self, used: Vec<Key>, now: Instant) -> wire::Subscribe {
+        for key in used {
+            if let Some(at) = self.asked.get_mut(&key) {
+                *at = now;
+            }
+        }
+        let is_idle = |used: &Instant| now.saturating_duration_since(*used) >= IDLE;
+        let idle: Vec<Key> =
+            self.asked.iter().filter(|(_, used)| is_idle(used)).map(|(key, _)| key.clone()).take(IDLE_MAX).collect();
+        for key in &idle {
+            self.asked.remove(key);
+        }
+        wire::Subscribe { add: Vec::new(), remove: idle.iter().map(resource::to_wire).collect() }
+    }
+
+    /// Everything that a new session must know, in chunks. The server takes each Destination and Outbound among it as asked for,
+    /// and so do we from here on.
+    pub fn held(&mut self, now: Instant) -> Vec<wire::Held> {
+        let subscribable = self.held.keys().filter(|key| matches!(key, Key::Destination(_) | Key::Outbound { .. }));
+        for key in subscribable {
+            self.asked.entry(viewless(key.clone())).or_insert(now);
+        }
         let rejections = |key: &Key| {
             let all = self.rejected.get(key).into_iter().flatten();
             all.map(|hash| resource::hash_bytes(*hash)).collect()
@@ -98,8 +148,8 @@ impl Book {
             rejected: rejections(key),
         };
         let held = self.held.iter().map(|(key, hash)| line(key, resource::hash_bytes(*hash)));
-        let asked = self.asked.iter().filter(|key| !self.held.contains_key(key)).map(|key| line(key, Bytes::new()));
-        let refused = self.rejected.keys().filter(|key| !self.held.contains_key(key) && !self.asked.contains(key));
+        let asked = self.asked.keys().filter(|key| !self.holds(key)).map(|key| line(key, Bytes::new()));
+        let refused = self.rejected.keys().filter(|key| !self.held.contains_key(key) && !self.asked.contains_key(key));
         let lines: Vec<_> = held.chain(asked).chain(refused.map(|key| line(key, Bytes::new()))).collect();
         let mut chunks: Vec<_> =
             lines.chunks(CHUNK).map(|lines| wire::Held { resources: lines.to_vec(), last: false }).collect();
@@ -131,7 +181,7 @@ impl Book {
                         tracing::warn!(%key, "the control plane believes that this proxy holds another version");
                     }
                 }
-                (Ok(key), Wire::Removed(_)) => self.removed(&mut judged, key),
+                (Ok(key), Wire::Removed(removed)) => self.removed(&mut judged, key, removed),
                 (Err(_), Wire::Unchanged(_) | Wire::Removed(_)) => {}
             }
         }
@@ -158,8 +208,9 @@ impl Book {
                     _ => drop(self.not_found.remove(&key)),
                 }
                 self.held.insert(key.clone(), hash);
-                judged.report.applied.push(wire::Applied { key: Some(name), hash: put.hash, unsupported: Vec::new() });
-                judged.kept.push((key.clone(), Some((hash, put.resource))));
+                let unsupported = fields::unenforced(&resource);
+                judged.report.applied.push(wire::Applied { key: Some(name), hash: put.hash, unsupported });
+                judged.kept.push((key.clone(), Keep::InForce(hash, put.resource)));
                 judged.changes.push(Change::Put(key, resource.into()));
             }
             Err(refusal) => {
@@ -178,7 +229,7 @@ impl Book {
         }
     }
 
-    fn removed(&mut self, judged: &mut Judged, key: Key) {
+    fn removed(&mut self, judged: &mut Judged, key: Key, removed: wire::Removed) {
         self.held.remove(&key);
         self.not_found.remove(&key);
         // A mesh always has these; a control plane that says otherwise has lost its state, and we keep ours.
@@ -186,9 +237,21 @@ impl Book {
             tracing::warn!(%key, "the control plane takes away what no proxy can be without; the last good one stays");
             return;
         }
-        judged.kept.push((key.clone(), None));
+        judged.kept.push((key.clone(), if removed.gone { Keep::Gone } else { Keep::Evicted }));
         judged.changes.push(Change::Removed(key));
     }
+}
+
+/// In which view an Outbound comes is the server's to say.
+fn viewless(key: Key) -> Key {
+    match key {
+        Key::Outbound { service, .. } => Key::Outbound { service, view: DEFAULT_VIEW.into() },
+        other => other,
+    }
+}
+
+fn is_outbound_of(key: &Key, service: &ServiceName) -> bool {
+    matches!(key, Key::Outbound { service: it, .. } if it == service)
 }
 
 impl Judged {
@@ -200,6 +263,11 @@ impl Judged {
 
 /// Below what the server bears (10,000), because what is held is claimed as well.
 const ASKED_MAX: usize = 8_000;
+
+/// A subscription that nobody used for so long is given back.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
+/// Given back in one message: its size is bounded, and the rest goes with the next.
+const IDLE_MAX: usize = 512;
 
 /// Of one key; the oldest goes first. As the server remembers.
 const REJECTED_MAX: usize = 8;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
+use leno_proto::hash::Hash;
 use leno_proto::policy::Destination;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
@@ -56,7 +58,7 @@ fn unchanged(last: u8, text: &str) -> wire::Change {
 }
 
 fn removed(key: wire::Key) -> wire::Change {
-    wire::Change { key: Some(key), change: Some(wire::change::Change::Removed(wire::Removed {})) }
+    wire::Change { key: Some(key), change: Some(wire::change::Change::Removed(wire::Removed { gone: true })) }
 }
 
 /// The server's end of one session, played by the test.
@@ -367,11 +369,89 @@ async fn without_a_control_plane_a_question_ends_at_its_deadline_and_is_asked_la
     assert!(bench.seats.try_recv().is_err());
 }
 
+/// A healthy session in which nothing happens but heartbeats, for so long; what the proxy says in between.
+async fn quiet(seat: &mut Seat, time: Duration) -> Option<wire::Subscribe> {
+    let end = Time::now() + time;
+    loop {
+        let heartbeat = wire::Heartbeat { unix_millis: 0, digest: Bytes::new() };
+        seat.say(to_proxy::Message::Heartbeat(heartbeat)).await;
+        match tokio::time::timeout_at(end, seat.next()).await {
+            Ok(from_proxy::Message::Heartbeat(_)) => {}
+            Ok(from_proxy::Message::Subscribe(subscribe)) => return Some(subscribe),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => return None,
+        }
+    }
+}
+
+fn evicted(last: u8) -> wire::Change {
+    wire::Change { key: Some(key(last)), change: Some(wire::change::Change::Removed(wire::Removed { gone: false })) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_uses_for_ten_minutes_is_given_back_and_what_is_used_stays() {
+    let mut bench = Bench::start(&["a"]);
+    let mut seat = bench.seat().await;
+    seat.greeted().await;
+    let ask = async |state: &State, last| drop(state.destination(address(last), Duration::ZERO).await);
+    ask(&bench.state, 1).await;
+    ask(&bench.state, 2).await;
+    ask(&bench.state, 3).await;
+    let from_proxy::Message::Subscribe(subscribe) = seat.said().await else { panic!("a subscription") };
+    assert_eq!(subscribe.add.len(), 3);
+    // The third is never answered, and leaves like the others.
+    seat.transact(1, vec![put(1, "service web"), put(2, "service api")], true).await;
+    seat.reported().await;
+    let nearly = book::IDLE - Duration::from_secs(60);
+    assert_eq!(quiet(&mut seat, nearly).await, None);
+    assert_eq!(bench.service(1).as_deref(), Some("web"), "a use");
+    let given_back = quiet(&mut seat, Duration::from_secs(120)).await.unwrap();
+    assert_eq!((given_back.remove, given_back.add.len()), (vec![key(2), key(3)], 0));
+    assert_eq!(bench.service(2).as_deref(), Some("api"), "in force until the control plane has heard");
+    seat.transact(2, vec![evicted(2)], true).await;
+    seat.reported().await;
+    assert_eq!(bench.service(2), None);
+    assert_eq!(bench.metrics.proxy.resources_evicted.value(), 1);
+    // Asked for again it is a question like any other: the session is healthy, so nothing old is served.
+    ask(&bench.state, 2).await;
+    let from_proxy::Message::Subscribe(subscribe) = seat.said().await else { panic!("a subscription") };
+    assert_eq!(subscribe.add, [key(2)]);
+    assert_eq!(bench.service(2), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_evicted_serves_from_the_file_while_no_control_plane_answers() {
+    let mut bench = Bench::start(&["a"]);
+    let mut seat = bench.seat().await;
+    seat.greeted().await;
+    seat.transact(1, vec![put(1, "service web"), put(2, "service api"), put(3, "service old")], true).await;
+    seat.reported().await;
+    seat.transact(2, vec![evicted(1), evicted(2), removed(key(3))], true).await;
+    seat.reported().await;
+    assert_eq!((bench.service(1), bench.service(2)), (None, None));
+    let answer = async |state: Arc<State>, last| state.destination(address(last), Duration::from_secs(1)).await.is_ok();
+    // A session that says nothing: half of what a request waits, then the file's answer.
+    assert!(answer(bench.state.clone(), 1).await);
+    assert_eq!(bench.service(1).as_deref(), Some("web"));
+    // No session at all, and another process: at once.
+    drop(seat);
+    sleep(UPKEEP * 2).await;
+    bench.names.clear();
+    let bench = bench.restart().await;
+    assert_eq!(bench.service(2), None, "evicted means not in force");
+    let begun = Time::now();
+    assert!(answer(bench.state.clone(), 2).await);
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert_eq!(bench.service(2).as_deref(), Some("api"));
+    assert!(!answer(bench.state.clone(), 3).await, "what the control plane said is gone stays gone");
+    assert_eq!(bench.metrics.proxy.resources_revived.value(), 1);
+}
+
 #[test]
 fn what_no_proxy_can_be_without_is_not_taken_away() {
     let mut book = Book::new(UID, Default::default());
     for key in [Key::TrustBundle, Key::ProxyConfig, Key::Inbound(UID.into()), Key::Destination(address(1))] {
-        book.restored(key, Hash::of(b""));
+        book.restored(key, Hash::of(b""), now());
     }
     let names = [Key::TrustBundle, Key::ProxyConfig, Key::Inbound(UID.into()), Key::Destination(address(1))];
     let judged = book.judge(1, names.iter().map(|key| removed(resource::to_wire(key))).collect(), decode);
@@ -384,16 +464,16 @@ fn a_port_scan_does_not_crowd_out_what_is_used() {
     let mut book = Book::new(UID, Default::default());
     let far = |number: u16| Key::Destination(SocketAddr::from(([10, 9, 9, 9], number)));
     let used = Key::Destination(address(1));
-    book.restored(used.clone(), Hash::of(b"service web"));
+    book.restored(used.clone(), Hash::of(b"service web"), now());
     let mut given_up = Vec::new();
     for number in 1..=9000 {
-        let subscribe = book.ask(far(number)).unwrap();
+        let subscribe = book.ask(far(number), now()).unwrap();
         given_up.extend(subscribe.remove);
     }
     assert_eq!(given_up.len(), 9000 + 1 - 8000);
     assert_eq!(given_up[0], resource::to_wire(&far(1)), "the oldest without an answer goes first");
     assert!(!given_up.contains(&resource::to_wire(&used)));
-    let chunks = book.held();
+    let chunks = book.held(now());
     assert_eq!(chunks.iter().map(|chunk| chunk.resources.len()).sum::<usize>(), 8000);
     assert!(chunks.iter().all(|chunk| chunk.encoded_len() < 256 * 1024));
     assert_eq!(chunks.iter().filter(|chunk| chunk.last).count(), 1);

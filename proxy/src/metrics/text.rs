@@ -78,6 +78,16 @@ pub(super) fn proxy(text: &mut Text, proxy: &Proxy) {
             "Resources confirmed by their hash at the start of a session.",
             &proxy.resources_unchanged,
         ),
+        (
+            "leno_resources_evicted_total",
+            "Resources let go because they were not used for long.",
+            &proxy.resources_evicted,
+        ),
+        (
+            "leno_resources_revived_total",
+            "Resources served from the volume again while no control plane answered.",
+            &proxy.resources_revived,
+        ),
         ("leno_tls_handshakes_total", "TLS handshakes completed with another sidecar.", &proxy.handshakes),
         (
             "leno_log_lines_dropped_total",

@@ -141,3 +141,42 @@ fn snapshots_are_freed_when_nobody_holds_them() {
     state.sweep();
     assert!(state.book.lock().retired.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_is_never_answered_is_forgotten_with_the_last_who_waits() {
+    let (state, mut wanted) = state();
+    let name = name();
+    let (one, two) =
+        tokio::join!(state.service(&name, Duration::from_secs(1)), state.service(&name, Duration::from_secs(2)));
+    assert!(one.is_err() && two.is_err());
+    assert!(wanted.recv().await.is_some());
+    assert!(wanted.try_recv().is_err(), "asked once");
+    assert!(state.asked.lock().is_empty());
+    let _ = state.service(&name, Duration::ZERO).await;
+    assert!(wanted.try_recv().is_ok(), "and again when it is asked for again");
+}
+
+#[test]
+fn a_look_is_a_use_and_so_is_what_is_under_way() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    let (destination, service) =
+        (Key::Destination(address), Key::Outbound { service: name(), view: DEFAULT_VIEW.into() });
+    let answer = Arc::new(Resource::Destination(Destination::Service(port())));
+    state.apply(vec![Change::Put(destination.clone(), answer), outbound(10), endpoints(&["a"])], now);
+    assert_eq!(state.used(), []);
+    state.load().destination(address);
+    // A new snapshot forgets no use.
+    state.apply(vec![outbound(11)], now);
+    assert_eq!(state.used(), std::slice::from_ref(&destination));
+    assert_eq!(state.used(), []);
+    state.load().service(&name());
+    assert_eq!(state.used(), [service.clone(), destination.clone()], "the address that leads there is in use with it");
+    let endpoint = state.load().targets().next().unwrap().members[0].shared.clone();
+    let under_way = crate::upstream::InFlight::begin(&endpoint);
+    assert_eq!(state.used(), [service.clone(), destination.clone()]);
+    assert_eq!(state.used(), [service, destination], "for as long as it lasts");
+    drop(under_way);
+    assert_eq!(state.used(), []);
+}

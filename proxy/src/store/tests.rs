@@ -33,7 +33,7 @@ fn destination(last: u8) -> Key {
 
 fn resource(bytes: Vec<u8>, used_unix: i64) -> KeptResource {
     let bytes = Bytes::from(bytes);
-    KeptResource { hash: Hash::of(&bytes), bytes, used_unix }
+    KeptResource { hash: Hash::of(&bytes), bytes, used_unix, evicted: false }
 }
 
 fn full() -> Kept {
@@ -117,6 +117,27 @@ fn what_was_used_longest_ago_leaves_first_and_trust_never() {
         .unwrap();
     let keys: Vec<_> = store.kept().resources.into_keys().collect();
     assert_eq!(keys, [destination(1), destination(3), Key::TrustBundle]);
+}
+
+#[test]
+fn what_was_evicted_leaves_before_what_is_in_force_and_is_found_under_its_name() {
+    let folder = Folder::new();
+    let (store, _) = Store::open(&folder.0, owner(), 1000).unwrap();
+    let evicted = |bytes, used| KeptResource { evicted: true, ..resource(bytes, used) };
+    let outbound = |view: &str| Key::parse(2, &format!("shop/web@{view}")).unwrap();
+    store
+        .update(|kept| {
+            kept.resources.insert(destination(1), resource(vec![1; 250], 1));
+            kept.resources.insert(destination(2), evicted(vec![2; 250], 50));
+            kept.resources.insert(destination(3), evicted(vec![3; 250], 60));
+            kept.resources.insert(outbound("front"), evicted(vec![4; 50], 70));
+        })
+        .unwrap();
+    let (store, _) = Store::open(&folder.0, owner(), 1000).unwrap();
+    let keys: Vec<_> = store.kept().resources.into_keys().collect();
+    assert_eq!(keys, [destination(1), destination(3), outbound("front")]);
+    assert_eq!(store.evicted(&outbound("default")).len(), 1, "whichever view it was");
+    assert_eq!((store.evicted(&destination(1)).len(), store.evicted(&destination(3)).len()), (0, 1));
 }
 
 proptest::proptest! {

@@ -116,7 +116,7 @@ impl Proxy {
                     applied.push((key, item.hash, Vec::new()));
                 }
                 Change::Unchanged(key, hash) => assert_eq!(self.holds.get(&key), Some(&hash)),
-                Change::Removed(key) => assert!(self.holds.remove(&key).is_some(), "{key} was not held"),
+                Change::Removed { key, .. } => assert!(self.holds.remove(&key).is_some(), "{key} was not held"),
             }
         }
         ledger.report(plan.id, applied, rejected).unwrap();
@@ -187,13 +187,14 @@ fn what_a_proxy_brings_back_is_not_sent_again() {
         .map(|change| match change {
             Change::Put(key, _) => (key.clone(), "put"),
             Change::Unchanged(key, _) => (key.clone(), "unchanged"),
-            Change::Removed(key) => (key.clone(), "removed"),
+            Change::Removed { key, gone: true } => (key.clone(), "gone"),
+            Change::Removed { key, gone: false } => (key.clone(), "removed"),
         })
         .collect();
     assert_eq!(said[&destination(1)], "unchanged");
     assert_eq!(said[&outbound(1, DEFAULT_VIEW)], "unchanged");
     assert_eq!(said[&endpoints(1, 0)], "put");
-    assert_eq!(said[&endpoints(7, 0)], "removed");
+    assert_eq!(said[&endpoints(7, 0)], "gone");
 }
 
 #[test]
@@ -388,4 +389,36 @@ proptest! {
             prop_assert!(expected.contains_key(key), "{} was left behind", key);
         }
     }
+}
+
+#[test]
+fn what_is_not_needed_and_what_is_gone_are_told_apart() {
+    let (mut ledger, mut proxy, mut table) = (ledger(), Proxy::default(), small());
+    ledger.subscribe(destination(1)).unwrap();
+    ledger.subscribe(outbound(2, DEFAULT_VIEW)).unwrap();
+    table.insert(outbound(2, DEFAULT_VIEW), entry("o2", &[endpoints(2, 0)]));
+    table.insert(endpoints(2, 0), entry("e2", &[]));
+    let plan = ledger.plan(&table).unwrap();
+    proxy.take(plan, &mut ledger);
+    // Given back: everything that only it led to leaves with it. The other Service is deleted meanwhile.
+    ledger.unsubscribe(destination(1));
+    table.remove(&outbound(2, DEFAULT_VIEW));
+    table.remove(&endpoints(2, 0));
+    let plan = ledger.plan(&table).unwrap();
+    let told: BTreeMap<Key, bool> = plan
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Removed { key, gone } => (key.clone(), *gone),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        (destination(1), false),
+        (outbound(1, DEFAULT_VIEW), false),
+        (endpoints(1, 0), false),
+        (outbound(2, DEFAULT_VIEW), true),
+        (endpoints(2, 0), true),
+    ];
+    assert_eq!(told, expected.into());
 }

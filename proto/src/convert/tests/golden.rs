@@ -329,7 +329,7 @@ fn to_proxy() -> Vec<(&'static str, wire::ToProxy)> {
     let changes = vec![
         change(wire::change::Change::Put(wire::Put { hash: hash(), resource: bytes::Bytes::from_static(b"a") })),
         change(wire::change::Change::Unchanged(wire::Unchanged { hash: hash() })),
-        change(wire::change::Change::Removed(wire::Removed {})),
+        change(wire::change::Change::Removed(wire::Removed { gone: false })),
     ];
     let welcome = wire::Welcome { replica: "leno-0".into(), build: "0.1.0".into(), capabilities: vec!["a.b".into()] };
     vec![
