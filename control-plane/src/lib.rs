@@ -13,6 +13,7 @@ pub mod folder;
 pub mod index;
 pub mod inject;
 pub mod kube;
+pub mod lint;
 pub mod metrics;
 pub mod object;
 pub mod push;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::compile;
 use crate::compile::conditions;
 use crate::compile::conditions::Condition;
+use crate::compile::conditions::Judged;
 use crate::index::Topic;
 use crate::object::Kind;
 use crate::object::Object;
@@ -83,16 +84,15 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
     let none = BTreeSet::new();
     let mut objects = Vec::new();
     for (id, object) in conditions::judged(table.world()) {
-        let mut conditions = conditions::conditions(table.world(), object);
-        if conditions.is_empty() {
-            continue;
-        }
+        let Some(judged) = conditions::judge(table.world(), object) else { continue };
         let uses = Uses {
             keys: provenance.get(id).unwrap_or(&none),
             silent: silent.by_object.get(id).map_or(&[], Vec::as_slice),
             generation: object.meta().generation,
         };
         let (counts, programmed) = programmed(table, &proxies, &uses);
+        let unsupported = unsupported(&judged, &proxies, uses.keys);
+        let mut conditions = judged.conditions(unsupported, object.meta().generation);
         conditions.insert(2, programmed);
         objects.push(ObjectStatus {
             kind: id.kind.as_str(),
@@ -210,6 +210,25 @@ fn programmed(table: &Table, proxies: &[&Proxy], object: &Uses<'_>) -> (Proxies,
         ("True", "Programmed", format!("applied in {} of {} proxies", counts.applied, counts.selected))
     };
     (counts, Condition { kind: "Programmed", status, reason, message, observed_generation: generation })
+}
+
+/// Fields that the user wrote and that proxies said they do not act on; before any has taken the object up, what our own release
+/// says of itself.
+fn unsupported(judged: &Judged, proxies: &[&Proxy], keys: &BTreeSet<Key>) -> Vec<String> {
+    let users: Vec<_> = proxies.iter().filter(|proxy| keys.iter().any(|key| proxy.applied.contains_key(key))).collect();
+    if users.is_empty() {
+        let ours = judged.unsupported.iter();
+        return ours.map(|field| conditions::unsupported(field, "no proxy of this release acts on it")).collect();
+    }
+    let named = |proxy: &Proxy, field: &String| {
+        keys.iter().filter_map(|key| proxy.unsupported.get(key)).flatten().any(|one| one == field)
+    };
+    let said = judged.fields.iter().filter_map(|field| {
+        let without = users.iter().filter(|proxy| named(proxy, field)).count();
+        let whom = format!("{without} of {} proxies do not act on it", users.len());
+        (without > 0).then(|| conditions::unsupported(field, &whom))
+    });
+    said.collect()
 }
 
 fn some(names: &[&str], between: &str) -> String {

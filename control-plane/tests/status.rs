@@ -164,3 +164,53 @@ fn five_of_many_are_named() {
     let (text, _) = told(&report, "AccessPolicy");
     assert!(text.ends_with("and 3 more"), "{text}");
 }
+
+#[test]
+fn what_proxies_do_not_act_on_is_told_of_the_object_that_asks_for_it() {
+    let warmup = "timeouts: {request: 1s}, connection: {warmup: {connectRate: 9}}";
+    let table = table_of("unsupported", &MANIFESTS.replace("timeouts: {request: 1s}", warmup));
+    let warnings = |report: &Report, kind: &str| {
+        let object = report.objects.iter().find(|object| object.kind == kind).unwrap();
+        object.conditions.iter().find(|condition| condition.kind == "Warnings").unwrap().message.clone()
+    };
+    let mut old = proxy("web-0", &table, &outbound());
+    let fields = ["traffic.connection.warmup.connectRate", "traffic.mode"].map(str::to_owned);
+    old.unsupported.insert(outbound(), fields.to_vec());
+    let new = proxy("web-1", &table, &outbound());
+    let told = warnings(&status::report(&table, &[old.clone(), new.clone()]), "TrafficPolicy");
+    assert!(
+        told.starts_with("Unsupported: connection.warmup.connectRate: 1 of 2 proxies do not act on it ("),
+        "{told}"
+    );
+    assert!(!told.contains("mode"), "another object set that: {told}");
+    assert_eq!(warnings(&status::report(&table, &[old, new.clone()]), "AccessPolicy"), "");
+    assert_eq!(warnings(&status::report(&table, &[new]), "TrafficPolicy"), "", "every proxy acts on it");
+}
+
+#[test]
+fn what_policies_say_together_is_warned_of_with_a_code_and_a_remedy() {
+    let lower = "
+---
+apiVersion: policy.leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: all, namespace: shop}
+spec: {targetRefs: [{kind: Namespace, name: shop}], timeouts: {perTry: 800ms}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: slow, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: orders}]
+  rules: [{timeouts: {request: 1s}, backendRefs: [{name: orders, port: 80}]}]
+";
+    let report = status::report(&table_of("lint", &format!("{MANIFESTS}{lower}")), &[]);
+    let warnings = |name: &str| {
+        let object = report.objects.iter().find(|object| object.name == name && object.kind != "AccessPolicy").unwrap();
+        object.conditions.iter().find(|condition| condition.kind == "Warnings").unwrap().message.clone()
+    };
+    let expected = "RETRIES_CUT_SHORT timeouts.request: 3 tries of 800ms take 2s400ms, and the request ends after 1s \
+                    (shorten perTry, lower attempts or lengthen request), on Service shop/orders port 80";
+    assert_eq!(warnings("orders"), expected);
+    assert_eq!(warnings("all"), expected, "whoever set one of the fields is told");
+    assert!(warnings("slow").ends_with("on rule 0 of HTTPRoute shop/slow"), "{}", warnings("slow"));
+}

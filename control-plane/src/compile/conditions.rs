@@ -4,9 +4,12 @@
 use std::cell::RefCell;
 
 use leno_proto::fields;
+use leno_proto::fields::Body;
+use leno_proto::fields::Field;
 use serde::Serialize;
 
 use crate::compile::Lens;
+use crate::compile::advice;
 use crate::compile::filter;
 use crate::compile::outbound;
 use crate::compile::policy;
@@ -42,50 +45,101 @@ pub struct Condition {
 /// What is wrong, as a reason and a sentence.
 type Fault = (&'static str, String);
 
+/// One object, judged by itself.
+#[derive(Debug, Default)]
+pub struct Judged {
+    accepted: Option<Fault>,
+    resolved: Option<Fault>,
+    warnings: Vec<String>,
+    /// Fields that it sets, as proxies name them: `traffic.PATH` and `inbound.PATH`.
+    pub fields: Vec<String>,
+    /// Of these, what the proxies of our own release do not act on: what there is to say before a proxy has spoken.
+    pub unsupported: Vec<String>,
+}
+
 /// Of one object; empty for kinds that are not ours to judge, and for routes without a Service parent.
 pub fn conditions(world: &World, object: &Object) -> Vec<Condition> {
+    let Some(judged) = judge(world, object) else { return Vec::new() };
+    let unsupported = judged.unsupported.iter().map(|field| unsupported(field, "no proxy of this release acts on it"));
+    let unsupported = unsupported.collect();
+    judged.conditions(unsupported, object.meta().generation)
+}
+
+/// In words, for the Warnings; `whom` says who does not act on it.
+pub fn unsupported(field: &str, whom: &str) -> String {
+    let path = field.split_once('.').map_or(field, |(_, path)| path);
+    format!("Unsupported: {path}: {whom} (remove it, or do not rely on it)")
+}
+
+/// `None` for kinds that are not ours to judge, and for routes without a Service parent.
+pub fn judge(world: &World, object: &Object) -> Option<Judged> {
     let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
-    let invalid = check::check(object).first().map(|flaw| ("Invalid", format!("{}: {}", flaw.field, flaw.message)));
-    let (accepted, resolved, warnings) = match object {
+    let accepted = check::check(object).first().map(|flaw| ("Invalid", format!("{}: {}", flaw.field, flaw.message)));
+    let mut judged = Judged { accepted, ..Judged::default() };
+    match object {
         Object::TrafficPolicy(policy) => {
-            let unsupported = fields::unsupported(fields::TRAFFIC, &policy.spec.body);
-            (invalid.or_else(|| traffic_fault(&lens, policy)), section_fault(&lens, policy), unsupported)
+            judged.accepted = judged.accepted.or_else(|| traffic_fault(&lens, policy));
+            judged.resolved = section_fault(&lens, policy);
+            judged.sets("traffic", fields::TRAFFIC, &policy.spec.body);
+            // What is not in force means nothing yet.
+            if judged.accepted.is_none() {
+                judged.warnings.extend(advice::of_traffic(&lens, policy));
+            }
         }
         Object::InboundPolicy(policy) => {
-            let mut warnings = fields::unsupported(fields::INBOUND, &policy.spec.body);
-            warnings.extend(idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads));
-            (invalid.or_else(|| inbound_conflict(&lens, policy)), None, warnings)
+            judged.accepted = judged.accepted.or_else(|| inbound_conflict(&lens, policy));
+            judged.warnings.extend(idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads));
+            judged.sets("inbound", fields::INBOUND, &policy.spec.body);
+            if judged.accepted.is_none() {
+                judged.warnings.extend(advice::of_inbound(&lens, policy));
+            }
         }
         Object::AccessPolicy(policy) => {
-            let warnings = idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads);
-            (invalid, None, warnings.into_iter().collect())
+            judged.warnings.extend(idle_workloads(&lens, &policy.metadata.namespace, &policy.spec.workloads));
         }
         Object::Mesh(mesh) => {
-            let mut warnings = fields::unsupported(fields::TRAFFIC, &mesh.spec.defaults.traffic);
-            warnings.extend(fields::unsupported(fields::INBOUND, &mesh.spec.defaults.inbound));
-            (invalid, None, warnings)
+            judged.sets("traffic", fields::TRAFFIC, &mesh.spec.defaults.traffic);
+            judged.sets("inbound", fields::INBOUND, &mesh.spec.defaults.inbound);
+            judged.warnings.extend(advice::of_mesh(&lens, mesh));
         }
-        Object::EgressHost(_) => (invalid, None, Vec::new()),
+        Object::EgressHost(_) => {}
         Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => {
             let namespace = object.meta().namespace.as_str();
             if !outbound::parents(object).iter().any(|parent| parent.service(namespace).is_some()) {
-                return Vec::new();
+                return None;
             }
-            (invalid.or_else(|| parent_fault(&lens, object)), backend_fault(&lens, object), Vec::new())
+            judged.accepted = judged.accepted.or_else(|| parent_fault(&lens, object));
+            judged.resolved = backend_fault(&lens, object);
+            if let Object::HttpRoute(route) = object {
+                judged.warnings.extend(advice::of_http_route(&lens, route));
+            }
         }
         Object::Namespace(_)
         | Object::ServiceAccount(_)
         | Object::Pod(_)
         | Object::Service(_)
         | Object::EndpointSlice(_)
-        | Object::ReferenceGrant(_) => return Vec::new(),
-    };
-    let generation = object.meta().generation;
-    vec![
-        condition("Accepted", accepted, generation),
-        condition("ResolvedRefs", resolved, generation),
-        warnings_condition(warnings, generation),
-    ]
+        | Object::ReferenceGrant(_) => return None,
+    }
+    Some(judged)
+}
+
+impl Judged {
+    /// `unsupported` in words.
+    pub fn conditions(mut self, unsupported: Vec<String>, generation: i64) -> Vec<Condition> {
+        self.warnings.extend(unsupported);
+        vec![
+            condition("Accepted", self.accepted, generation),
+            condition("ResolvedRefs", self.resolved, generation),
+            warnings_condition(&self.warnings, generation),
+        ]
+    }
+
+    fn sets(&mut self, prefix: &str, table: &[Field], body: &Body) {
+        let named = |path: String| format!("{prefix}.{path}");
+        self.fields.extend(fields::set_fields(table, body).into_iter().map(named));
+        self.unsupported.extend(fields::unsupported(table, body).into_iter().map(named));
+    }
 }
 
 fn condition(kind: &'static str, fault: Option<Fault>, observed_generation: i64) -> Condition {
@@ -95,11 +149,9 @@ fn condition(kind: &'static str, fault: Option<Fault>, observed_generation: i64)
     }
 }
 
-fn warnings_condition(warnings: Vec<String>, observed_generation: i64) -> Condition {
+fn warnings_condition(warnings: &[String], observed_generation: i64) -> Condition {
     let (status, reason) = if warnings.is_empty() { ("False", "NoWarnings") } else { ("True", "LintWarnings") };
-    let message =
-        warnings.iter().map(|one| if one.contains(' ') { one.clone() } else { format!("Unsupported: {one}") });
-    Condition { kind: "Warnings", status, reason, message: message.collect::<Vec<_>>().join("; "), observed_generation }
+    Condition { kind: "Warnings", status, reason, message: warnings.join("; "), observed_generation }
 }
 
 fn traffic_fault(lens: &Lens<'_>, policy: &TrafficPolicy) -> Option<Fault> {
@@ -206,7 +258,8 @@ fn idle_workloads(lens: &Lens<'_>, namespace: &str, workloads: &crate::object::o
         if namespace == ROOT_NAMESPACE { Topic::All(Kind::Pod) } else { Topic::In(Kind::Pod, namespace.into()) };
     let selects =
         |object: &&Object| workloads.selector.match_labels.iter().all(|(k, v)| object.meta().labels.get(k) == Some(v));
-    (!lens.about(topic).iter().any(selects)).then(|| "NO_WORKLOADS: it selects no Pod".to_owned())
+    (!lens.about(topic).iter().any(selects))
+        .then(|| "NO_WORKLOADS workloads: it selects no Pod (compare its labels with the Pods')".to_owned())
 }
 
 fn parent_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {

@@ -62,7 +62,8 @@ fn bucket_of(uid: &str, buckets: u32) -> u32 {
     ((hash ^ (hash >> 32)) % u64::from(buckets)) as u32
 }
 
-fn of_port(lens: &Lens<'_>, target: &ServicePort) -> Option<Vec<Endpoint>> {
+/// All of them. `None`: no such Service or port.
+pub(super) fn of_port(lens: &Lens<'_>, target: &ServicePort) -> Option<Vec<Endpoint>> {
     let name = Name { namespace: Arc::clone(&target.service.namespace), name: Arc::clone(&target.service.name) };
     let service = lens.service(&name)?;
     let port = service.port(target.port)?;
