@@ -24,6 +24,7 @@ use leno_proto::lead::Lead;
 use leno_proto::lead::leads;
 use leno_proto::policy::Resource;
 use leno_proto::policy::ServiceName;
+use leno_proto::policy::ServicePort;
 
 pub use crate::compile::policy::Setting;
 use crate::index::Topic;
