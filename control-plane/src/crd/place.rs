@@ -174,8 +174,8 @@ pub(super) fn mesh(traffic: Value, inbound: Value) -> Value {
     );
     let endpoint = checked(
         json!({"type": "string", "maxLength": 2048, "description": "Address of an OTLP receiver."}),
-        "self.startsWith('http://') || self.startsWith('https://')",
-        "begin the address with http:// or https://",
+        "self.startsWith('http://')",
+        "begin the address with http://, for spans are sent without TLS",
     );
     let domain = json!({
         "type": "string",

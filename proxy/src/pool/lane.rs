@@ -98,7 +98,10 @@ impl Lane {
     }
 
     pub(super) fn is_borrowed(&self) -> bool {
-        self.limits.try_borrow().is_err() || self.shelf.try_borrow().is_err() || self.shared.try_borrow().is_err()
+        self.limits.try_borrow().is_err()
+            || self.idle_limit.try_borrow().is_err()
+            || self.shelf.try_borrow().is_err()
+            || self.shared.try_borrow().is_err()
     }
 
     /// Policy may have changed since the lane was made.
