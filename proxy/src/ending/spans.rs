@@ -123,12 +123,12 @@ impl Ending {
             Direction::Inbound => (Kind::Server, self.server(traced)),
             Direction::Outbound => (Kind::Client, client(&self.texts, traced.scheme)),
         };
-        attributes.push(("leno.service", Value::Text(self.service.to_string())));
+        if self.direction == Direction::Outbound {
+            attributes.push(("leno.service", Value::Text(self.service.to_string())));
+            attributes.push(("leno.attempts", Value::Number(self.tries.into())));
+        }
         if !self.route.is_empty() {
             attributes.push(("leno.route", Value::Text(self.route.to_string())));
-        }
-        if self.direction == Direction::Outbound {
-            attributes.push(("leno.attempts", Value::Number(self.tries.into())));
         }
         let parent = Lives::InAnotherProcess;
         self.record(traced, traced.span, (parent, kind), (self.started, last), attributes, clock)
