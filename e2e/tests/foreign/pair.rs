@@ -15,6 +15,8 @@ use leno_e2e::mesh;
 use leno_e2e::mesh::Mesh;
 use leno_e2e::mesh::Plan;
 use leno_e2e::process::Process;
+use leno_e2e::scrape::Scrape;
+use leno_e2e::scrape::scrape;
 
 pub(crate) struct Pair {
     /// Ends before the mesh whose folder it uses.
@@ -98,6 +100,12 @@ impl Pair {
     /// The end of every log.
     pub(crate) fn tails(&self) -> String {
         format!("{}--- server\n{}", self.mesh.tails(), self.server.0.tail())
+    }
+
+    /// The metrics of the caller's and the server's sidecar.
+    pub(crate) async fn scrape(&self) -> [Scrape; 2] {
+        let [server, caller] = [0, 1].map(|pod| self.mesh.plan.pods[pod].status());
+        [scrape(caller).await.unwrap(), scrape(server).await.unwrap()]
     }
 
     /// The most memory that each sidecar ever held, in MiB: the caller's and the server's.
