@@ -1,5 +1,6 @@
 //! Leno's behaviour on real parts: processes, sockets, foreign peers. The demo and the tests drive the same mesh.
 
+pub mod bench;
 pub mod http;
 pub mod load;
 pub mod manifests;

@@ -44,11 +44,13 @@ pub struct Settings {
     pub trust_domain: &'static str,
     /// What every sidecar's environment holds beside what the injector would write; later names win.
     pub sidecars: Vec<(&'static str, String)>,
+    /// A program with its arguments that runs the sidecars, such as a profiler.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { trust_domain: TRUST_DOMAIN, sidecars: Vec::new() }
+        Self { trust_domain: TRUST_DOMAIN, sidecars: Vec::new(), wrapper: Vec::new() }
     }
 }
 
@@ -180,6 +182,10 @@ impl Mesh {
         Ok(())
     }
 
+    pub fn control_plane_pid(&self) -> Option<u32> {
+        self.control_plane.as_ref().map(Process::pid)
+    }
+
     /// SIGKILL.
     pub fn kill_control_plane(&mut self) {
         self.control_plane = None;
@@ -223,7 +229,15 @@ impl Mesh {
     pub fn start_sidecar_with(&mut self, number: usize, changed: &[(&str, String)]) -> anyhow::Result<()> {
         let pod = &self.plan.pods[number];
         std::fs::create_dir_all(self.volume(pod))?;
-        let mut command = Command::new(self.program("leno-proxy"));
+        let program = self.program("leno-proxy");
+        let mut command = match &self.settings.wrapper[..] {
+            [] => Command::new(program),
+            [wrapper, arguments @ ..] => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
         command.arg("run").envs(self.sidecar_environment(pod));
         command.envs(changed.iter().map(|(name, value)| (name, value)));
         self.sidecars[number] = Some(Process::start(&format!("{}-sidecar", pod.name), &mut command, &self.logs())?);
@@ -284,6 +298,10 @@ impl Mesh {
         planes.map(|process| (process.name.clone(), process.pid())).collect()
     }
 
+    pub fn sidecar_pid(&self, number: usize) -> Option<u32> {
+        self.sidecars.get(number)?.as_ref().map(Process::pid)
+    }
+
     /// SIGKILL.
     pub fn kill_sidecar(&mut self, number: usize) {
         self.sidecars[number] = None;
@@ -315,7 +333,9 @@ impl Mesh {
     pub async fn until_ready(&self, address: SocketAddr, who: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut last = String::new();
-        while start.elapsed() < Duration::from_secs(30) {
+        // Under a profiler everything takes its time.
+        let most = Duration::from_secs(if self.settings.wrapper.is_empty() { 30 } else { 300 });
+        while start.elapsed() < most {
             match Client::new(address).get("status", "/ready").await {
                 Ok(answer) if answer.status() == 200 => return Ok(()),
                 Ok(answer) => last = String::from_utf8_lossy(answer.body()).into_owned(),
@@ -323,7 +343,7 @@ impl Mesh {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("{who} is not ready after 30 s: {last}\n{}", self.tails())
+        bail!("{who} is not ready after {most:?}: {last}\n{}", self.tails())
     }
 
     pub fn logs_contain(&self, text: &str) -> bool {

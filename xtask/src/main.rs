@@ -1,5 +1,6 @@
 //! Leno's workshop: every developer command is `cargo xtask <verb>`. It must never be needed at run time.
 
+mod bench;
 mod cluster;
 mod codegen;
 mod demo;
@@ -18,6 +19,10 @@ enum Verb {
     Demo(demo::Options),
     /// Everything that needs no cluster: tidy, unit and property tests, meshes in one process, foreign peers, the demo's story.
     Test(test::Options),
+    /// Leno beside Envoy, HAProxy and nginx in one run: a table, a plot, and the gates.
+    Bench(bench::Options),
+    /// Where both sidecars spend a request, by stage.
+    Profile(bench::Profile),
     /// The house rules: import table, module headers, generated files, formatting, clippy.
     Tidy,
     /// Writes the generated files anew.
@@ -41,6 +46,8 @@ fn main() -> anyhow::Result<()> {
     match Verb::parse() {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::Bench(options) => bench::run(&options),
+        Verb::Profile(options) => bench::profile(&options),
         Verb::Tidy => tidy::run(),
         Verb::Codegen { check } => codegen::run(check),
         Verb::Cluster(options) => cluster::run(options),

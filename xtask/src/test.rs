@@ -19,7 +19,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     crate::tidy::run()?;
     shell::run(&mut shell::cargo(&["test", "--workspace", "--exclude", "leno-e2e"]))?;
     model_check()?;
-    foreign()
+    foreign()?;
+    crate::bench::gates(false)
 }
 
 /// The `Gate` under loom: every interleaving of two workers.
