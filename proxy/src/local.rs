@@ -36,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::metrics::Retry;
 use crate::pool::Make;
 use crate::pool::Pool;
+use crate::quick::Table;
 use crate::retry::Kind;
 use crate::standing::Standing;
 use crate::state::State;
@@ -82,9 +83,9 @@ pub struct Local {
     pub standing: Rc<Standing>,
     turn: Cell<u64>,
     /// By the address of the record that all workers share, which `Weak` keeps from being another's.
-    latencies: RefCell<HashMap<usize, (Weak<EndpointShared>, Ewma)>>,
-    requests: RefCell<HashMap<Series, Arc<metrics::Requests>>>,
-    pools: RefCell<HashMap<Arc<str>, Arc<metrics::Pool>>>,
+    latencies: RefCell<Table<usize, (Weak<EndpointShared>, Ewma)>>,
+    requests: RefCell<Table<Series, Arc<metrics::Requests>>>,
+    pools: RefCell<Table<Arc<str>, Arc<metrics::Pool>>>,
 }
 
 impl Local {

@@ -37,6 +37,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 
 use crate::gate::Reclaim;
+use crate::quick::Table;
 use crate::upstream::Context;
 use crate::upstream::Target;
 
@@ -50,7 +51,7 @@ pub struct Snapshot {
     pub trust: Option<Arc<TrustBundle>>,
     pub egress: Arc<EgressIndex>,
     destinations: HashMap<SocketAddr, (Arc<Destination>, Mark)>,
-    services: HashMap<ServiceName, (Arc<Service>, Mark)>,
+    services: Table<ServiceName, (Arc<Service>, Mark)>,
     targets: HashMap<ServicePort, Arc<Target>>,
 }
 

@@ -26,11 +26,12 @@ use parking_lot::Mutex;
 use crate::gate::Gate;
 use crate::gate::Reclaim;
 use crate::limit::TokenBucket;
+use crate::quick::Table;
 use crate::retry::Budget;
 use crate::upstream::IdleLimit;
 
 #[derive(Default)]
-pub struct Apps(Mutex<HashMap<u16, Arc<App>>>);
+pub struct Apps(Mutex<Table<u16, Arc<App>>>);
 
 /// One port of our own application.
 pub struct App {
