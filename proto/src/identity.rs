@@ -64,6 +64,11 @@ impl SpiffeId {
         &self.0
     }
 
+    /// The same text, shared.
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     pub fn trust_domain(&self) -> TrustDomain {
         TrustDomain(self.domain_and_path().0.into())
     }

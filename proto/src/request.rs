@@ -38,6 +38,29 @@ impl Headers {
         self.fields.push(Field { name_start, value_start, value_len: value.len() as u32, name_len: name.len() as u16 });
     }
 
+    /// Appends a field whose value `write` appends to the buffer: no copy of it is made elsewhere.
+    pub fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+        let name_start = self.buf.len() as u32;
+        self.buf.extend_from_slice(name);
+        let value_start = self.buf.len() as u32;
+        write(&mut self.buf);
+        let value_len = (self.buf.len() as u32).saturating_sub(value_start);
+        self.fields.push(Field { name_start, value_start, value_len, name_len: name.len() as u16 });
+    }
+
+    /// Gives every name to `change`, which may change the case of its letters.
+    pub fn change_case(&mut self, mut change: impl FnMut(&mut [u8])) {
+        for field in &self.fields {
+            let start = field.name_start as usize;
+            change(&mut self.buf[start..start + usize::from(field.name_len)]);
+        }
+    }
+
+    /// Bytes of all names and values, holes included.
+    pub fn bytes(&self) -> usize {
+        self.buf.len()
+    }
+
     /// The first value of the field.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)

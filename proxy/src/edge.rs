@@ -7,12 +7,14 @@ mod phrase;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use leno_proto::request::Headers;
 
+use crate::edge::case::Case;
 use crate::http::head::Version;
 
 /// What one sidecar tells the other about a request, in the header `leno-hop`: only over mTLS, stripped at both edges.
@@ -32,29 +34,37 @@ impl Hop {
     /// Writes the header, replacing what a client may have forged. HTTP/2 lowers the case of names, so HTTP/1's goes along.
     pub fn write(&self, headers: &mut Headers) {
         headers.remove(HOP_HEADER);
-        let mut value = match self.version {
-            Version::Http10 => String::from("p=1.0"),
-            Version::Http11 => String::from("p=1.1"),
-            Version::Http2 => String::from("p=2"),
-        };
-        let _ = write!(value, ";a={}", self.attempt);
-        if let Some(deadline) = self.deadline {
-            let _ = write!(value, ";d={}", deadline.as_millis());
-        }
-        phrase::write(&mut value, &self.phrase);
-        if self.version != Version::Http2 {
-            case::write(&mut value, headers);
-        }
-        headers.push(HOP_HEADER.as_bytes(), value.as_bytes());
+        let case = if self.version == Version::Http2 { Case::Train } else { case::of(headers) };
+        headers.push_with(HOP_HEADER.as_bytes(), |value| {
+            value.extend_from_slice(match self.version {
+                Version::Http10 => b"p=1.0",
+                Version::Http11 => b"p=1.1",
+                Version::Http2 => b"p=2",
+            });
+            let _ = write!(value, ";a={}", self.attempt);
+            if let Some(deadline) = self.deadline {
+                let _ = write!(value, ";d={}", deadline.as_millis());
+            }
+            phrase::write(value, &self.phrase);
+            case::write(value, case);
+        });
     }
 
     /// Takes the header off, and gives the names of an HTTP/1 message their case back. `None`: absent or not understood.
     pub fn take(headers: &mut Headers) -> Option<Self> {
-        let value = headers.get(HOP_HEADER)?.to_vec();
+        let parsed = std::str::from_utf8(headers.get(HOP_HEADER)?).ok().and_then(Self::parse);
         headers.remove(HOP_HEADER);
-        let value = std::str::from_utf8(&value).ok()?;
+        let (hop, names) = parsed?;
+        if hop.version != Version::Http2 {
+            case::restore(headers, &names);
+        }
+        Some(hop)
+    }
+
+    /// With the names whose case was not canonical.
+    fn parse(value: &str) -> Option<(Self, Cow<'static, str>)> {
         let mut hop = Self { version: Version::Http2, attempt: 1, deadline: None, phrase: Vec::new() };
-        let mut names = "";
+        let mut names = Cow::Borrowed("");
         for part in value.split(';') {
             // Unknown parts are a newer peer's.
             match part.split_once('=') {
@@ -63,14 +73,13 @@ impl Hop {
                 Some(("a", attempt)) => hop.attempt = attempt.parse().ok()?,
                 Some(("d", millis)) => hop.deadline = Some(Duration::from_millis(millis.parse().ok()?)),
                 Some(("r", phrase)) => hop.phrase = phrase::read(phrase).unwrap_or_default(),
-                Some(("c", odd)) => names = odd,
+                // Nearly always this or nothing: it costs no memory.
+                Some(("c", "l")) => names = Cow::Borrowed("l"),
+                Some(("c", odd)) => names = Cow::Owned(odd.to_owned()),
                 _ => {}
             }
         }
-        if hop.version != Version::Http2 {
-            case::restore(headers, names);
-        }
-        Some(hop)
+        Some((hop, names))
     }
 }
 
@@ -88,34 +97,32 @@ fn is_ours(name: &[u8]) -> bool {
 /// Tells the application who calls, as the last element of `forwarded` (RFC 7239), with the verified identity as its
 /// extension parameter `spiffe`. Elements of others that claim one are dropped.
 pub fn forwarded(headers: &mut Headers, client: IpAddr, identity: Option<&str>, authority: &str) {
-    let mut value = String::new();
+    let mut others = String::new();
     for element in headers.get_all("forwarded") {
         let Ok(element) = std::str::from_utf8(element) else { continue };
         if element.to_ascii_lowercase().contains("spiffe") {
             continue;
         }
-        if !value.is_empty() {
-            value.push_str(", ");
+        others.push_str(element);
+        others.push_str(", ");
+    }
+    headers.remove("forwarded");
+    headers.push_with(b"forwarded", |value| {
+        value.extend_from_slice(others.as_bytes());
+        let _ = match client {
+            IpAddr::V4(address) => write!(value, "for={address}"),
+            IpAddr::V6(address) => write!(value, "for=\"[{address}]\""),
+        };
+        if !authority.is_empty() && !authority.contains(['"', '\\']) {
+            let _ = write!(value, ";host=\"{authority}\"");
         }
-        value.push_str(element);
-    }
-    if !value.is_empty() {
-        value.push_str(", ");
-    }
-    let _ = match client {
-        IpAddr::V4(address) => write!(value, "for={address}"),
-        IpAddr::V6(address) => write!(value, "for=\"[{address}]\""),
-    };
-    if !authority.is_empty() && !authority.contains(['"', '\\']) {
-        let _ = write!(value, ";host=\"{authority}\"");
-    }
-    match identity {
-        Some(identity) => {
-            let _ = write!(value, ";proto=https;spiffe=\"{identity}\"");
+        match identity {
+            Some(identity) => {
+                let _ = write!(value, ";proto=https;spiffe=\"{identity}\"");
+            }
+            None => value.extend_from_slice(b";proto=http"),
         }
-        None => value.push_str(";proto=http"),
-    }
-    headers.set("forwarded", value.as_bytes());
+    });
 }
 
 pub const HOP_HEADER: &str = "leno-hop";

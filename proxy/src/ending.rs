@@ -6,6 +6,7 @@ mod spans;
 mod tests;
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,9 +19,11 @@ use rand::RngExt;
 
 use crate::access_log::Entry;
 use crate::answer;
+use crate::breaker::Probe;
 use crate::ending::spans::Traced;
 use crate::error::Error;
 use crate::error::Reason;
+use crate::gate::Permit;
 use crate::http::End;
 use crate::http::ResponseLog;
 use crate::http::head::RequestHead;
@@ -35,6 +38,7 @@ use crate::standing::Stand;
 use crate::tcp::Copied;
 use crate::trace;
 use crate::trace::Span;
+use crate::upstream::InFlight;
 
 pub use crate::ending::spans::Outcome;
 
@@ -62,16 +66,25 @@ pub struct Ending {
     traced: Option<Box<Traced>>,
     texts: Texts,
     metrics: Option<Arc<metrics::Requests>>,
-    /// Permits and counts that last as long as the answer.
+    /// Last as long as the answer: its place among the requests under way, and at its endpoint.
+    room: Option<Permit>,
+    endpoint_guards: Option<(InFlight, Option<Probe>)>,
     guards: Vec<Box<dyn Any>>,
     is_over: bool,
 }
 
 #[derive(Default)]
 struct Texts {
-    method: String,
-    authority: String,
-    path: String,
+    method: Cow<'static, str>,
+    authority: Arc<str>,
+    /// With its query, which no log shows.
+    target: Arc<str>,
+}
+
+impl Texts {
+    fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
 }
 
 impl Ending {
@@ -81,8 +94,8 @@ impl Ending {
             Version::Http10 | Version::Http11 => "http/1.1",
             Version::Http2 => "h2",
         };
-        let path = head.target.split('?').next().unwrap_or_default().to_owned();
-        ending.texts = Texts { method: head.method.clone(), authority: head.authority.clone(), path };
+        let (authority, target) = (Arc::clone(&head.authority), Arc::clone(&head.target));
+        ending.texts = Texts { method: head.method.clone(), authority, target };
         ending
     }
 
@@ -94,15 +107,14 @@ impl Ending {
     }
 
     pub fn connection(local: &Rc<Local>, direction: Direction, client: SocketAddr) -> Self {
-        let none: Arc<str> = "".into();
         Self {
             local: Rc::clone(local),
             started: Instant::now(),
             direction,
             client,
             client_identity: None,
-            service: Arc::clone(&none),
-            route: none,
+            service: Arc::default(),
+            route: Arc::default(),
             endpoint: None,
             protocol: "tcp",
             status: 0,
@@ -115,6 +127,8 @@ impl Ending {
             traced: None,
             texts: Texts::default(),
             metrics: None,
+            room: None,
+            endpoint_guards: None,
             guards: Vec::new(),
             is_over: false,
         }
@@ -170,6 +184,17 @@ impl Ending {
         }
     }
 
+    /// The request's place among those under way.
+    pub fn hold(&mut self, room: Permit) {
+        self.room = Some(room);
+    }
+
+    /// Who answers, counted there until the end.
+    pub fn serve_from(&mut self, guards: (InFlight, Option<Probe>)) {
+        self.endpoint_guards = Some(guards);
+    }
+
+    /// Whatever else lasts as long.
     pub fn keep(&mut self, guard: impl Any) {
         self.guards.push(Box::new(guard));
     }
@@ -237,9 +262,9 @@ impl Ending {
                 route: Arc::clone(&self.route),
                 endpoint: self.endpoint,
                 protocol: self.protocol,
-                method: std::mem::take(&mut self.texts.method),
-                authority: std::mem::take(&mut self.texts.authority),
-                path: std::mem::take(&mut self.texts.path),
+                method: self.texts.method.to_string(),
+                authority: self.texts.authority.to_string(),
+                path: self.texts.path().to_owned(),
                 status: self.status,
                 grpc_status: end.grpc_status,
                 reason: self.reason,

@@ -192,7 +192,7 @@ async fn mesh(
         }
     };
     local.shared.metrics.proxy.handshakes.increment();
-    ending.client_identity = Some(peer.identity.as_str().into());
+    ending.client_identity = Some(peer.identity.text());
     ending.tls = Tls::Mtls;
     caller.identity = Some(peer.identity);
     match peer.alpn {
@@ -206,7 +206,7 @@ async fn mesh(
                 body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::hop(local.shared.ledger.clone())
             };
-            let requests = Rc::new(Requests { local: Rc::clone(local), caller });
+            let requests = Rc::new(Requests::new(local, caller));
             Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
         Alpn::H1 => http1(local, Stream::from(io), caller, policy).await,
@@ -262,7 +262,7 @@ async fn sniffed_plaintext(
                 body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::plaintext(local.shared.ledger.clone())
             };
-            let requests = Rc::new(Requests { local: Rc::clone(local), caller });
+            let requests = Rc::new(Requests::new(local, caller));
             let io = Early::new(Io::Tcp(stream), early);
             Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
@@ -278,7 +278,7 @@ async fn sniffed_plaintext(
 
 async fn http1(local: &Rc<Local>, stream: Stream, caller: Caller, policy: &PortPolicy) -> Result<(), Error> {
     let settings = h1::ServerSettings::from(&*policy.port().policy);
-    let requests = Requests { local: Rc::clone(local), caller };
+    let requests = Requests::new(local, caller);
     let served = h1::serve(stream, &settings, &requests, drained(local, policy)).await;
     tcp::served(served).await;
     Ok(())

@@ -8,7 +8,6 @@ pub mod shelf;
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use crate::net;
 use crate::net::Io;
 use crate::pool::lane::Lane;
 pub use crate::pool::lane::Stream;
+use crate::quick::Table;
 use crate::timer::Timers;
 use crate::tls::Alpn;
 use crate::tls::Tls;
@@ -109,7 +109,7 @@ pub struct Make {
 
 /// One worker's connections.
 pub struct Pool {
-    lanes: RefCell<HashMap<Key, Rc<Lane>>>,
+    lanes: RefCell<Table<Key, Rc<Lane>>>,
     make: Rc<Make>,
     /// Rings when something happens to an idle connection.
     bell: Arc<Notify>,
@@ -193,13 +193,13 @@ impl Pool {
     pub async fn http2(&self, way: &Way, deadline: Instant) -> Result<Stream, Error> {
         let lane = self.lane(way);
         let started = Instant::now();
-        let until = tokio::time::Instant::from_std(deadline);
-        match tokio::time::timeout_at(until, lane.stream(self, way)).await {
-            Ok(stream) => {
+        // A place that is there at once, as nearly always, costs no timer.
+        match self.make.timers.timeout_at(deadline.into(), lane.stream(self, way)).await {
+            Some(stream) => {
                 way.metrics.acquire.record(started.elapsed());
                 stream
             }
-            Err(_) => Err(way.late(started)),
+            None => Err(way.late(started)),
         }
     }
 

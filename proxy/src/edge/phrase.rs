@@ -1,18 +1,18 @@
 //! The reason phrase of an HTTP/1 answer across an HTTP/2 hop, which has only the status. It must never give back a byte that
 //! could end a status line.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// Appends `;r=` with the phrase where there is one, percent-encoded so that nothing in it ends the part or the field.
-pub(super) fn write(value: &mut String, phrase: &[u8]) {
+pub(super) fn write(value: &mut Vec<u8>, phrase: &[u8]) {
     // A longer one loses only its looks.
     if phrase.is_empty() || phrase.len() > PHRASE_MAX {
         return;
     }
-    value.push_str(";r=");
+    value.extend_from_slice(b";r=");
     for byte in phrase {
         match byte {
-            b' '..=b'~' if !matches!(byte, b'%' | b';' | b' ') => value.push(char::from(*byte)),
+            b' '..=b'~' if !matches!(byte, b'%' | b';' | b' ') => value.push(*byte),
             _ => {
                 let _ = write!(value, "%{byte:02x}");
             }

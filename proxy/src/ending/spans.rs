@@ -171,7 +171,7 @@ impl Ending {
         }
         // Whoever serves knows which methods there are: one that is not is no name (semantic conventions for RPC).
         let unknown = outcome.grpc_status == Some(UNIMPLEMENTED);
-        let rpc = traced.is_grpc.then(|| self.texts.path.trim_start_matches('/'));
+        let rpc = traced.is_grpc.then(|| self.texts.path().trim_start_matches('/'));
         if let Some(rpc) = rpc {
             attributes.push(("rpc.system.name", Value::Text("grpc".to_owned())));
             attributes.push(("rpc.method", Value::Text(if unknown { "_OTHER".to_owned() } else { text(rpc) })));
@@ -211,7 +211,7 @@ impl Ending {
     fn server(&self, traced: &Traced) -> Vec<(&'static str, Value)> {
         let mut attributes = address(&self.texts.authority);
         attributes.push(("url.scheme", Value::Text(traced.scheme.to_owned())));
-        attributes.push(("url.path", Value::Text(text(&self.texts.path))));
+        attributes.push(("url.path", Value::Text(text(self.texts.path()))));
         attributes.push(("client.address", Value::Text(self.client.ip().to_string())));
         attributes.push(("network.peer.address", Value::Text(self.client.ip().to_string())));
         attributes.push(("network.peer.port", Value::Number(self.client.port().into())));
@@ -228,7 +228,7 @@ impl Ending {
 /// The queries stay out: they are where secrets are.
 fn client(texts: &Texts, scheme: &str) -> Vec<(&'static str, Value)> {
     let mut attributes = address(&texts.authority);
-    let url = format!("{scheme}://{}{}", text(&texts.authority), text(&texts.path));
+    let url = format!("{scheme}://{}{}", text(&texts.authority), text(texts.path()));
     attributes.push(("url.full", Value::Text(url)));
     attributes
 }

@@ -43,7 +43,7 @@ fn only_the_content_type_of_grpc_makes_a_grpc_caller() {
         let head = RequestHead {
             version: Version::Http2,
             method: "POST".into(),
-            scheme: "http".into(),
+            scheme: "http",
             authority: "a".into(),
             target: "/".into(),
             headers,

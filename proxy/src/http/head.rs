@@ -1,5 +1,8 @@
 //! Heads as the proxy sees them, made by the HTTP/1 and HTTP/2 codecs alike.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use leno_proto::request::Headers;
 use leno_proto::request::RequestView;
 
@@ -14,13 +17,13 @@ pub enum Version {
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     pub version: Version,
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// `http` or `https`, from `:scheme` or the absolute form; empty where the wire did not say.
-    pub scheme: String,
+    pub scheme: &'static str,
     /// From the absolute form, else `:authority`, else Host. Host is not among `headers`: it follows from this.
-    pub authority: String,
+    pub authority: Arc<str>,
     /// Path and query as they will be forwarded; `*` for OPTIONS; empty for CONNECT.
-    pub target: String,
+    pub target: Arc<str>,
     pub headers: Headers,
 }
 
@@ -28,7 +31,7 @@ impl RequestHead {
     pub fn view(&self) -> RequestView<'_> {
         let (path, query) = match self.target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (self.target.as_str(), None),
+            None => (&*self.target, None),
         };
         RequestView { method: &self.method, authority: &self.authority, path, query, headers: &self.headers }
     }
@@ -46,4 +49,18 @@ pub struct ResponseHead {
     /// As the HTTP/1 upstream wrote it; empty: the standard phrase.
     pub reason_phrase: Vec<u8>,
     pub headers: Headers,
+}
+
+/// A method; those that everybody uses cost no memory.
+pub fn method(name: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT"];
+    match KNOWN.into_iter().find(|known| *known == name) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(name.to_owned()),
+    }
+}
+
+/// `https`, else `http`: nothing else is forwarded.
+pub fn scheme(name: &str) -> &'static str {
+    if name == "https" { "https" } else { "http" }
 }

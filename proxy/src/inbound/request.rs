@@ -1,12 +1,15 @@
 //! One request for the application: who asks, whether they may, and the application's answer. It must never be sent on without
 //! a `Permit`.
 
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use leno_proto::authorize;
 use leno_proto::authorize::Peer;
 use leno_proto::authorize::Permit;
+use leno_proto::identity::SpiffeId;
 use leno_proto::policy::Protocol;
 
 use crate::answer;
@@ -49,6 +52,8 @@ use crate::standing::Stand;
 pub(crate) struct Requests {
     pub(crate) local: Rc<Local>,
     pub(crate) caller: Caller,
+    /// The application's port, as metrics and logs print it.
+    service: Arc<str>,
 }
 
 impl Service for Requests {
@@ -57,9 +62,9 @@ impl Service for Requests {
     async fn call<'c>(&'c self, request: Request<'c>) -> Response<'c, Ending> {
         let speaks = Speaks::of(&request.head);
         let mut ending = Ending::request(&self.local, Direction::Inbound, self.caller.address, &request.head);
-        ending.service = self.caller.app.port().to_string().into();
+        ending.service = Arc::clone(&self.service);
         ending.endpoint = Some(self.caller.app);
-        ending.client_identity = self.caller.identity.as_ref().map(|identity| identity.as_str().into());
+        ending.client_identity = self.caller.identity.as_ref().map(SpiffeId::text);
         ending.tls = if self.caller.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
         ending.tries = 1;
         ending.count();
@@ -80,7 +85,7 @@ impl Service for Requests {
     fn refused(&self, reason: Reason) -> ResponseHead {
         let mut ending = Ending::connection(&self.local, Direction::Inbound, self.caller.address);
         ending.protocol = "http/1.1";
-        ending.service = self.caller.app.port().to_string().into();
+        ending.service = Arc::clone(&self.service);
         ending.failed(reason, "the request could not be read".to_owned());
         let head = answer::answer(reason, Speaks::Http, None);
         ending.status = head.status;
@@ -90,6 +95,11 @@ impl Service for Requests {
 }
 
 impl Requests {
+    pub(crate) fn new(local: &Rc<Local>, caller: Caller) -> Self {
+        let service = caller.app.port().to_string().into();
+        Self { local: Rc::clone(local), caller, service }
+    }
+
     /// Also the way of a request that our own application sends to itself: the same rules, without a socket between.
     pub(crate) async fn answer<'c>(&self, request: Request<'c>, ending: &mut Ending) -> Result<Answered<'c>, Error> {
         let Request { mut head, body, interim } = request;
@@ -105,16 +115,19 @@ impl Requests {
             return Err(Error::RateLimited(application.app.name.clone()));
         }
         match application.app.requests.try_acquire() {
-            Some(slot) => ending.keep(slot),
+            Some(slot) => ending.hold(slot),
             None => return Err(Error::ConcurrencyLimit(application.app.name.clone())),
         }
         head.version = version;
         let deadline = hop.as_ref().and_then(|hop| hop.deadline);
-        let sent = self.send(&application, &permit, &head, body, interim, ending);
-        let sent = standing::unless_revoked(&stand, sent);
-        let sent = match deadline {
-            Some(most) => self.local.timers.timeout(most, sent).await.ok_or(Error::RequestTimeout(most))?,
-            None => sent.await,
+        let sent = {
+            // Pinned here: handed on by value, a future is copied at each step, and this one is large.
+            let sent = pin!(self.send(&application, &permit, &head, body, interim, ending));
+            let sent = pin!(standing::unless_revoked(&stand, sent));
+            match deadline {
+                Some(most) => self.local.timers.timeout(most, sent).await.ok_or(Error::RequestTimeout(most))?,
+                None => sent.await,
+            }
         };
         let mut answered = sent.map_err(Error::denied)??;
         ending.stand = Some(stand);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use leno_proto::authorize;
 use leno_proto::authorize::Peer;
+use leno_proto::identity::SpiffeId;
 use leno_proto::policy::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -94,7 +95,7 @@ async fn copy(
     let mut ending = Ending::connection(local, Direction::Inbound, caller.address);
     ending.service = caller.app.port().to_string().into();
     ending.endpoint = Some(caller.app);
-    ending.client_identity = caller.identity.as_ref().map(|identity| identity.as_str().into());
+    ending.client_identity = caller.identity.as_ref().map(SpiffeId::text);
     ending.tls = if caller.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
     ending.stand = Some(stand);
     ending.count();

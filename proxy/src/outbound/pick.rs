@@ -27,17 +27,22 @@ use crate::upstream::Target;
 /// One endpoint for one attempt. Dropped, it is no longer in flight there.
 pub(super) struct Choice {
     index: usize,
-    member: Member,
+    target: Arc<Target>,
     /// Which connection the attempt may have.
     pub(super) take: Take,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     /// This attempt finds out whether an ejected endpoint is well again.
-    _probe: Option<Probe>,
+    probe: Option<Probe>,
 }
 
 impl Choice {
     pub(super) fn member(&self) -> &Member {
-        &self.member
+        &self.target.members[self.index]
+    }
+
+    /// What stays until the answer has ended.
+    pub(super) fn into_guards(self) -> (InFlight, Option<Probe>) {
+        (self.in_flight, self.probe)
     }
 
     pub(super) fn index(&self) -> usize {
@@ -47,7 +52,7 @@ impl Choice {
 
 pub(super) fn pick(
     local: &Local,
-    target: &Target,
+    target: &Arc<Target>,
     tried: &[usize],
     now: Instant,
     hash: Option<u64>,
@@ -57,19 +62,19 @@ pub(super) fn pick(
     let latency = |index: usize| local.latency(&target.members[index].shared, decay, now);
     let Picked { index, probe } = balance::pick(&choice, latency, &mut *local.dice.borrow_mut())
         .ok_or_else(|| Error::NoEndpoints(target.name.clone()))?;
-    let member = target.members[index].clone();
-    Ok(Choice { index, take: Take::Any, _in_flight: InFlight::begin(&member.shared), member, _probe: probe })
+    let in_flight = InFlight::begin(&target.members[index].shared);
+    Ok(Choice { index, target: Arc::clone(target), take: Take::Any, in_flight, probe })
 }
 
 /// What an attempt told about its endpoint.
 pub(super) fn record(local: &Rc<Local>, target: &Target, choice: &Choice, outcome: Outcome, took: Option<Duration>) {
     let now = Instant::now();
     if let (Outcome::Success, Some(took)) = (outcome, took) {
-        local.observe(&choice.member.shared, took, decay(target), now);
+        local.observe(&choice.member().shared, took, decay(target), now);
     }
     let rules = &target.policy.circuit_breaker.endpoint;
-    let change = choice.member.shared.ejection.record(outcome, now, rules, &mut *local.dice.borrow_mut());
-    let endpoint = choice.member.shared.identity.address;
+    let change = choice.member().shared.ejection.record(outcome, now, rules, &mut *local.dice.borrow_mut());
+    let endpoint = choice.member().shared.identity.address;
     match change {
         Some(Change::Ejected { penalty }) => {
             tracing::info!(%endpoint, service = %target.label, ?penalty, "endpoint ejected");

@@ -2,6 +2,7 @@
 //! unless policy and the method allow it.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,10 +134,13 @@ impl Requests {
         let admission = self.admit(&chosen, ending).await?;
         let body = mirror::send(self, &mut chosen, &head, body);
         let started = Instant::now();
-        let attempts = self.attempts(&chosen, &mut head, body, interim, ending);
-        let outcome = match chosen.policy.timeouts.request {
-            Some(most) => local.timers.timeout(most, attempts).await.unwrap_or(Err(Error::RequestTimeout(most))),
-            None => attempts.await,
+        let outcome = {
+            // Pinned here: handed on by value, a future is copied at each step, and this one is large.
+            let attempts = pin!(self.attempts(&chosen, &mut head, body, interim, ending));
+            match chosen.policy.timeouts.request {
+                Some(most) => local.timers.timeout(most, attempts).await.unwrap_or(Err(Error::RequestTimeout(most))),
+                None => attempts.await,
+            }
         };
         if let Some(admission) = admission {
             let seen = match &outcome {
@@ -184,7 +188,7 @@ impl Requests {
             },
         };
         match target.shared.requests.try_acquire() {
-            Some(permit) => ending.keep(permit),
+            Some(permit) => ending.hold(permit),
             None => return Err(Error::ConcurrencyLimit(target.name.clone()).into()),
         }
         Ok(admission)
@@ -239,7 +243,7 @@ impl Requests {
                     ending.answered(&answered.head);
                     self.arrive(&mut answered.head, head.version, ending.tls);
                     route::edit_answer(&mut answered.head, &chosen.answer_edits);
-                    ending.keep(choice);
+                    ending.serve_from(choice.into_guards());
                     return Ok(answered);
                 }
                 (Err(failed), None) => return Err(failed.into_error(address)),
@@ -282,7 +286,7 @@ impl Requests {
         let own = snapshot.inbound.as_ref().filter(|own| own.uid == member.endpoint.uid)?;
         let app = *member.endpoint.addresses.first()?;
         let caller = inbound::Caller { address: self.peer, identity: Some(own.identity.clone()), app };
-        Some(inbound::request::Requests { local: Rc::clone(&self.local), caller })
+        Some(inbound::request::Requests::new(&self.local, caller))
     }
 
     async fn to_ourselves<'c>(
@@ -331,7 +335,7 @@ impl Requests {
                     Ok(stream) => stream,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
-                let exchange = stream.client.exchange(stream.slot, head, body, interim);
+                let exchange = pin!(stream.client.exchange(stream.slot, head, body, interim));
                 let (head, body) = self.within(first_byte, exchange).await?;
                 Ok(Answered { head, body, tunnel: None })
             }
@@ -340,7 +344,7 @@ impl Requests {
                     Ok(lease) => lease,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
-                let exchange = lease.client.exchange(head, body, interim, lease.home);
+                let exchange = pin!(lease.client.exchange(head, body, interim, lease.home));
                 self.within(first_byte, exchange).await.map_err(|failed| Failed { reused: lease.reused, ..failed })
             }
             Wire::Http1 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
@@ -349,7 +353,8 @@ impl Requests {
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
                 let client = h1::Client::new(opened.io, Some(Box::new(opened.guard)));
-                self.within(first_byte, client.exchange(head, body, interim, Rc::new(NoHome))).await
+                let exchange = pin!(client.exchange(head, body, interim, Rc::new(NoHome)));
+                self.within(first_byte, exchange).await
             }
         }
     }

@@ -78,7 +78,7 @@ fn plain(target: &Arc<Target>, policy: &Arc<Traffic>, protocol: Protocol) -> Cho
         target: Arc::clone(target),
         policy: Arc::clone(policy),
         protocol,
-        route: "".into(),
+        route: Arc::default(),
         hash: None,
         answer_edits: Vec::new(),
         mirrors: Vec::new(),

@@ -234,14 +234,12 @@ impl Lane {
     /// Large transfers keep connections to themselves as long as there is another.
     fn place(&self) -> Option<Stream> {
         let shared = self.shared.borrow();
-        let mut open: Vec<&Shared> = shared.iter().filter(|shared| shared.retired.get().is_none()).collect();
-        open.sort_by_key(|shared| (shared.client.is_bulk(), shared.client.in_flight()));
-        let now = Instant::now();
-        open.into_iter().find_map(|shared| {
-            let slot = shared.client.try_slot()?;
-            shared.used.set(now);
-            Some(Stream { client: shared.client.clone(), slot, reused: true })
-        })
+        let open = shared.iter().filter(|shared| shared.retired.get().is_none());
+        let with_room = open.filter(|shared| shared.client.has_room());
+        let best = with_room.min_by_key(|shared| (shared.client.is_bulk(), shared.client.in_flight()))?;
+        let slot = best.client.try_slot()?;
+        best.used.set(Instant::now());
+        Some(Stream { client: best.client.clone(), slot, reused: true })
     }
 
     /// Every connection carries several streams, and the server has workers that none of them reaches.

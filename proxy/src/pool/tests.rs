@@ -63,10 +63,10 @@ impl World {
         theirs.write_all(answer.as_bytes()).unwrap();
         let head = RequestHead {
             version: Version::Http11,
-            method: "GET".to_owned(),
-            scheme: String::new(),
-            authority: "a".to_owned(),
-            target: "/".to_owned(),
+            method: "GET".into(),
+            scheme: "",
+            authority: "a".into(),
+            target: "/".into(),
             headers: Headers::new(),
         };
         let sent = lease.client.exchange(&head, Body::Empty, &Interim::default(), lease.home).await;

@@ -20,13 +20,12 @@ fn head(method: &str, target: &str, kind: &str) -> RequestHead {
     let mut headers = Headers::new();
     headers.push(b"content-type", kind.as_bytes());
     headers.push(b"user-agent", b"test/1");
-    let (scheme, authority) = (String::new(), "orders:8080".to_owned());
     RequestHead {
         version: Version::Http11,
-        method: method.to_owned(),
-        scheme,
-        authority,
-        target: target.to_owned(),
+        method: method.to_owned().into(),
+        scheme: "",
+        authority: "orders:8080".into(),
+        target: target.into(),
         headers,
     }
 }

@@ -44,7 +44,7 @@ pub fn request(head: &RequestHead, framing: Framing, out: &mut BytesMut) -> Resu
     let length = match framing {
         Framing::Length(length) => Some(length),
         // RFC 9110 section 8.6: a method that usually has a body says when it has none.
-        Framing::None if matches!(head.method.as_str(), "POST" | "PUT" | "PATCH") => Some(0),
+        Framing::None if matches!(&*head.method, "POST" | "PUT" | "PATCH") => Some(0),
         Framing::None | Framing::Chunked | Framing::UntilClose => None,
     };
     let written = fields(&head.headers, length, out).inspect_err(|_| out.truncate(start))?;

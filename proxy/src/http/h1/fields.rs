@@ -24,7 +24,7 @@ impl<'a> FieldLines<'a> {
     /// `lines` ends with the empty line.
     pub fn parse(lines: &'a [u8], fields_max: usize) -> Result<Self, Refusal> {
         let mut fields = FieldLines {
-            headers: Headers::with_capacity(lines.len(), 16),
+            headers: Headers::with_capacity(lines.len() + OWN_BYTES, FIELDS),
             host: None,
             content_length: None,
             transfer_encoding: None,
@@ -276,6 +276,10 @@ static CLASS: [u8; 256] = {
     class
 };
 
+/// What the proxy adds to a head on its way: `traceparent`, `forwarded`, `leno-hop`.
+const OWN_BYTES: usize = 320;
+/// As many fields as most heads have; more cost one allocation.
+const FIELDS: usize = 24;
 /// Longer than any name in use; the index of `Headers` holds 65,535.
 const NAME_MAX: usize = 1024;
 /// More than any honest client names.

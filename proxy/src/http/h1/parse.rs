@@ -1,6 +1,7 @@
 //! Reads a request's or response's head from a byte buffer, with the rules of RFC 9110 and 9112 at their strictest.
 //! It must never guess: what two readers could frame differently is refused, and nothing here does I/O.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use leno_proto::request::Headers;
@@ -9,6 +10,7 @@ use crate::error::Reason;
 use crate::http::h1::fields::Connection;
 use crate::http::h1::fields::FieldLines;
 use crate::http::h1::fields::is_token;
+use crate::http::head;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
@@ -175,9 +177,9 @@ pub fn request(head: &[u8], limits: &Limits) -> Result<ParsedRequest, Refusal> {
         keep_alive: connection.keep_alive(version),
         head: RequestHead {
             version,
-            method: method.to_owned(),
-            scheme: target.scheme.to_owned(),
-            authority: target.authority.to_owned(),
+            method: head::method(method),
+            scheme: target.scheme,
+            authority: target.authority.into(),
             target: target.path,
             headers,
         },
@@ -333,7 +335,7 @@ fn host<'a>(fields: &FieldLines<'a>, version: Version) -> Result<&'a str, Refusa
 struct Target<'a> {
     scheme: &'static str,
     authority: &'a str,
-    path: String,
+    path: Arc<str>,
 }
 
 impl<'a> Target<'a> {
@@ -345,13 +347,13 @@ impl<'a> Target<'a> {
             if !port || !is_authority(raw) {
                 return Err(Refusal::Bad("CONNECT wants host:port"));
             }
-            return Ok(Target { scheme: "", authority: raw, path: String::new() });
+            return Ok(Target { scheme: "", authority: raw, path: Arc::default() });
         }
         if raw == "*" && method == "OPTIONS" {
-            return Ok(Target { scheme: "", authority: host, path: "*".to_owned() });
+            return Ok(Target { scheme: "", authority: host, path: "*".into() });
         }
         if raw.starts_with('/') {
-            return Ok(Target { scheme: "", authority: host, path: checked_path(raw)?.to_owned() });
+            return Ok(Target { scheme: "", authority: host, path: checked_path(raw)?.into() });
         }
         let (scheme, rest) = raw.split_once("://").ok_or(Refusal::Bad("target form"))?;
         let scheme = match scheme {
@@ -364,10 +366,10 @@ impl<'a> Target<'a> {
             return Err(Refusal::Bad("target authority"));
         }
         let path = match path {
-            "" if method == "OPTIONS" => "*".to_owned(),
-            "" => "/".to_owned(),
-            path if path.starts_with('/') => checked_path(path)?.to_owned(),
-            query => format!("/{}", checked_path(query)?),
+            "" if method == "OPTIONS" => "*".into(),
+            "" => "/".into(),
+            path if path.starts_with('/') => checked_path(path)?.into(),
+            query => format!("/{}", checked_path(query)?).into(),
         };
         Ok(Target { scheme, authority, path })
     }

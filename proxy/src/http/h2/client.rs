@@ -99,11 +99,15 @@ impl Client {
 
     /// A place for one request, if there is one now.
     pub fn try_slot(&self) -> Option<Slot> {
-        if self.is_closed() || self.in_flight() >= self.capacity() {
+        if !self.has_room() {
             return None;
         }
         self.0.state.in_flight.set(self.in_flight() + 1);
         Some(Slot { link: Rc::clone(&self.0.state), moved: 0, bulk: false })
+    }
+
+    pub fn has_room(&self) -> bool {
+        !self.is_closed() && self.in_flight() < self.capacity()
     }
 
     /// A place for one request, when there is one.
@@ -179,8 +183,8 @@ impl Client {
         };
         drop(send);
         let gathered = Gathered::new(convert::content_length(&head.headers));
-        let upload = Box::new(Upload { body, gathered, send: stream });
-        let exchange = Exchange { response, upload: (!empty).then_some(upload), slot, ledger: self.0.ledger.clone() };
+        let upload = (!empty).then(|| Box::new(Upload { body, gathered, send: stream }));
+        let exchange = Exchange { response, upload, slot, ledger: self.0.ledger.clone() };
         exchange.run(head.method == "HEAD", interim).await
     }
 }

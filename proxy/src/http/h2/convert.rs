@@ -14,9 +14,12 @@ use ::http::request::Parts;
 use ::http::uri::Authority;
 use ::http::uri::PathAndQuery;
 use ::http::uri::Scheme;
+use bytes::Bytes;
+use bytes::BytesMut;
 use leno_proto::request::Headers;
 
 use crate::error::Reason;
+use crate::http::head;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
@@ -44,6 +47,10 @@ const NOT_IN_TRAILERS: [&[u8]; 14] = [
     b"upgrade",
 ];
 
+/// What the proxy adds to a head on its way: `traceparent`, `forwarded`, `leno-hop`.
+const OWN_BYTES: usize = 320;
+const OWN_FIELDS: usize = 6;
+
 /// What arrived as a request, with one authority, one cookie field and one Content-Length; or why it is refused.
 pub(super) fn request_head(parts: &Parts, fields: usize) -> Result<RequestHead, Reason> {
     if parts.headers.len() > fields {
@@ -52,11 +59,11 @@ pub(super) fn request_head(parts: &Parts, fields: usize) -> Result<RequestHead, 
     let uri = &parts.uri;
     let mut head = RequestHead {
         version: Version::Http2,
-        method: parts.method.as_str().to_owned(),
-        scheme: uri.scheme_str().unwrap_or_default().to_owned(),
-        authority: uri.authority().map(Authority::as_str).unwrap_or_default().to_owned(),
-        target: uri.path_and_query().map(PathAndQuery::as_str).unwrap_or_default().to_owned(),
-        headers: Headers::new(),
+        method: head::method(parts.method.as_str()),
+        scheme: uri.scheme_str().map(head::scheme).unwrap_or_default(),
+        authority: uri.authority().map(Authority::as_str).unwrap_or_default().into(),
+        target: uri.path_and_query().map(PathAndQuery::as_str).unwrap_or_default().into(),
+        headers: room_for(&parts.headers),
     };
     for (name, value) in &parts.headers {
         if !is_trimmed(value) {
@@ -73,7 +80,7 @@ pub(super) fn request_head(parts: &Parts, fields: usize) -> Result<RequestHead, 
     if let Some(length) = parts.headers.get(header::CONTENT_LENGTH) {
         head.headers.push(b"content-length", length.as_bytes());
     }
-    let rooted = head.target.starts_with('/') || (head.target == "*" && parts.method == Method::OPTIONS);
+    let rooted = head.target.starts_with('/') || (&*head.target == "*" && parts.method == Method::OPTIONS);
     if !rooted {
         return Err(Reason::BadFraming);
     }
@@ -89,7 +96,7 @@ fn host(head: &mut RequestHead, headers: &HeaderMap) -> Result<(), Reason> {
             return Err(Reason::BadFraming);
         }
         if head.authority.is_empty() {
-            host.clone_into(&mut head.authority);
+            head.authority = host.into();
         } else if !head.authority.eq_ignore_ascii_case(host) {
             return Err(Reason::BadFraming);
         }
@@ -127,8 +134,14 @@ pub(super) fn response_head<B>(response: &Response<B>) -> ResponseHead {
     }
 }
 
+/// For these fields, and for what the proxy itself will add.
+fn room_for(from: &HeaderMap) -> Headers {
+    let bytes: usize = from.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    Headers::with_capacity(bytes + OWN_BYTES, from.len() + OWN_FIELDS)
+}
+
 fn own_fields(from: &HeaderMap) -> Headers {
-    let mut headers = Headers::new();
+    let mut headers = room_for(from);
     for (name, value) in from {
         headers.push(name.as_str().as_bytes(), value.as_bytes());
     }
@@ -147,35 +160,36 @@ pub(super) fn request(head: &RequestHead) -> Option<Request<()>> {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     let mut uri = ::http::uri::Parts::default();
-    let target = PathAndQuery::try_from(head.target.as_str()).ok()?;
+    let mut memory = Memory::new(&head.headers, head.target.len() + head.authority.len());
+    let target = PathAndQuery::from_maybe_shared(memory.copy(head.target.as_bytes())).ok()?;
     // The http crate cuts fragments off; what was decided on must be what is sent.
-    if target.as_str() != head.target {
+    if target.as_str() != &*head.target {
         return None;
     }
     uri.path_and_query = Some(target);
     if !head.authority.is_empty() {
-        uri.authority = Some(Authority::try_from(head.authority.as_str()).ok()?);
+        uri.authority = Some(Authority::from_maybe_shared(memory.copy(head.authority.as_bytes())).ok()?);
         uri.scheme = Some(if head.scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
     }
     // The h2 crate lets a request without an authority (HTTP/1.0) pass as another version's only.
     let version = if head.authority.is_empty() { ::http::Version::HTTP_11 } else { ::http::Version::HTTP_2 };
     *request.version_mut() = version;
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
-    *request.headers_mut() = fields(&head.headers)?;
+    *request.headers_mut() = fields(&head.headers, &mut memory)?;
     Some(request)
 }
 
 pub(super) fn response(head: &ResponseHead) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
-    *response.headers_mut() = fields(&head.headers)?;
+    *response.headers_mut() = fields(&head.headers, &mut Memory::new(&head.headers, 0))?;
     Some(response)
 }
 
 pub(super) fn trailers(from: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(from.len());
     for (name, value) in from.iter() {
-        let Ok(name) = HeaderName::from_bytes(name) else { continue };
+        let Some(name) = name_of(name) else { continue };
         let Ok(value) = HeaderValue::from_bytes(value) else { continue };
         if !NOT_IN_TRAILERS.contains(&name.as_str().as_bytes()) {
             map.append(name, value);
@@ -184,16 +198,61 @@ pub(super) fn trailers(from: &Headers) -> HeaderMap {
     map
 }
 
-fn fields(from: &Headers) -> Option<HeaderMap> {
+/// One piece of memory for all texts of a head: each value that the http crate copies by itself is an allocation.
+struct Memory(BytesMut);
+
+impl Memory {
+    fn new(headers: &Headers, more: usize) -> Self {
+        Self(BytesMut::with_capacity(headers.bytes() + more))
+    }
+
+    fn copy(&mut self, text: &[u8]) -> Bytes {
+        self.0.extend_from_slice(text);
+        self.0.split().freeze()
+    }
+}
+
+/// Names beyond those that the http crate knows are an allocation each, too, unless they are constants.
+fn name_of(name: &[u8]) -> Option<HeaderName> {
+    const fn known(name: &'static str) -> HeaderName {
+        HeaderName::from_static(name)
+    }
+    static KNOWN: [HeaderName; 18] = [
+        known("leno-hop"),
+        known("traceparent"),
+        known("tracestate"),
+        known("x-request-id"),
+        known("x-forwarded-for"),
+        known("x-forwarded-proto"),
+        known("x-forwarded-host"),
+        known("x-real-ip"),
+        known("grpc-timeout"),
+        known("grpc-encoding"),
+        known("grpc-accept-encoding"),
+        known("grpc-status"),
+        known("grpc-message"),
+        known("sec-fetch-dest"),
+        known("sec-fetch-mode"),
+        known("sec-fetch-site"),
+        known("idempotency-key"),
+        known("leno-reason"),
+    ];
+    match KNOWN.iter().find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name)) {
+        Some(known) => Some(known.clone()),
+        None => HeaderName::from_bytes(name).ok(),
+    }
+}
+
+fn fields(from: &Headers, memory: &mut Memory) -> Option<HeaderMap> {
     let mut map = HeaderMap::with_capacity(from.len());
     for (name, value) in from.iter() {
-        let name = HeaderName::from_bytes(name).ok()?;
+        let name = name_of(name)?;
         let text = name.as_str().as_bytes();
         let trailers_only = || value.trim_ascii().eq_ignore_ascii_case(b"trailers");
         if CONNECTION_FIELDS.contains(&text) || name == header::HOST || (name == header::TE && !trailers_only()) {
             continue;
         }
-        map.append(name, HeaderValue::from_bytes(value).ok()?);
+        map.append(name, HeaderValue::from_maybe_shared(memory.copy(value)).ok()?);
     }
     Some(map)
 }

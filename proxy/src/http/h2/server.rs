@@ -171,7 +171,8 @@ where
         self.streams.open.set(self.streams.open.get() + 1);
         let open = Open(Rc::clone(&self.streams));
         let (service, settings) = (Rc::clone(&self.service), Rc::clone(&self.settings));
-        tokio::task::spawn_local(stream(request, respond, service, settings, self.timers.clone(), open));
+        // Boxed: on its way into a task a future is copied nine times, and this one is large.
+        tokio::task::spawn_local(Box::pin(stream(request, respond, service, settings, self.timers.clone(), open)));
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) {

@@ -86,7 +86,7 @@ impl Service for App {
         self.heads.borrow_mut().push(request.head.clone());
         let mut headers = Headers::new();
         let mut status = 200;
-        let body = match request.head.target.as_str() {
+        let body = match &*request.head.target {
             "/read" => {
                 while let Some(data) = request.body.data().await {
                     status = data.map_or_else(Reason::status, |_| status);
@@ -127,10 +127,10 @@ fn answer(status: u16, headers: Headers) -> ResponseHead {
 fn get(target: &str) -> RequestHead {
     RequestHead {
         version: Version::Http2,
-        method: "GET".to_owned(),
-        scheme: "http".to_owned(),
-        authority: "web.test".to_owned(),
-        target: target.to_owned(),
+        method: "GET".into(),
+        scheme: "http",
+        authority: "web.test".into(),
+        target: target.into(),
         headers: Headers::new(),
     }
 }

@@ -31,23 +31,24 @@ pub(super) fn rewrite(
     matched: Option<&Match>,
 ) {
     if let Some(hostname) = hostname {
-        head.authority = hostname.to_owned();
+        head.authority = hostname.into();
     }
     if let Some(path) = path {
-        head.target = edited(&head.target, path, matched);
+        head.target = edited(&head.target, path, matched).into();
     }
 }
 
 pub(super) fn redirect(head: &RequestHead, redirect: &Redirect, matched: Option<&Match>) -> ResponseHead {
-    let scheme = redirect.scheme.as_deref().unwrap_or(if head.scheme.is_empty() { "http" } else { &head.scheme });
+    let scheme = redirect.scheme.as_deref().unwrap_or(if head.scheme.is_empty() { "http" } else { head.scheme });
     let (host, port) = match head.authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port.parse().ok()),
-        _ => (head.authority.as_str(), None),
+        _ => (&*head.authority, None),
     };
     let host = redirect.hostname.as_deref().unwrap_or(host);
     // HTTPRequestRedirectFilter: without a port, a named scheme has its well-known one, else the request's stays.
     let port = redirect.port.or(if redirect.scheme.is_some() { None } else { port });
-    let target = redirect.path.as_ref().map_or_else(|| head.target.clone(), |path| edited(&head.target, path, matched));
+    let target =
+        redirect.path.as_ref().map_or_else(|| head.target.to_string(), |path| edited(&head.target, path, matched));
     let authority = match (scheme, port) {
         (_, None) | ("http", Some(80)) | ("https", Some(443)) => host.to_owned(),
         (_, Some(port)) => format!("{host}:{port}"),

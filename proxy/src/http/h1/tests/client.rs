@@ -52,10 +52,10 @@ impl Home for Shelf {
 fn request(method: &str) -> RequestHead {
     RequestHead {
         version: Version::Http11,
-        method: method.to_owned(),
-        scheme: String::new(),
-        authority: "a".to_owned(),
-        target: "/".to_owned(),
+        method: method.to_owned().into(),
+        scheme: "",
+        authority: "a".into(),
+        target: "/".into(),
         headers: Headers::new(),
     }
 }

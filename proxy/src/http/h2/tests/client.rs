@@ -221,7 +221,7 @@ fn what_http_2_cannot_say_is_never_sent() {
     run(async {
         let mut served = served(&settings());
         let client = served.client().await;
-        let connect = RequestHead { method: "CONNECT".to_owned(), target: String::new(), ..get("/") };
+        let connect = RequestHead { method: "CONNECT".into(), target: "".into(), ..get("/") };
         for head in [connect, get("/a#b"), get("not a path")] {
             let slot = client.ready().await.expect("open");
             let Err(error) = client.exchange(slot, &head, Body::Empty, &Interim::default()).await else {
