@@ -2,6 +2,7 @@
 //! It must never let a bad document, or a file caught halfway through a write, disturb what is in force.
 
 mod endpoints;
+mod locate;
 mod parse;
 mod state;
 

@@ -52,7 +52,9 @@ pub fn check(object: &Object) -> Vec<Flaw> {
             rule_count(route.spec.rules.len(), &mut flaws);
             for (index, rule) in route.spec.rules.iter().enumerate() {
                 let at = format!("spec.rules[{index}]");
-                rule.matches.iter().for_each(|one| http_match(&at, one, &mut flaws));
+                for (number, one) in rule.matches.iter().enumerate() {
+                    http_match(&format!("{at}.matches[{number}]"), one, &mut flaws);
+                }
                 backends(&at, &rule.backend_refs, &mut flaws);
                 let times = [
                     ("timeouts.request", &rule.timeouts.request),
@@ -67,7 +69,9 @@ pub fn check(object: &Object) -> Vec<Flaw> {
             rule_count(route.spec.rules.len(), &mut flaws);
             for (index, rule) in route.spec.rules.iter().enumerate() {
                 let at = format!("spec.rules[{index}]");
-                rule.matches.iter().for_each(|one| values(&at, &one.headers, &mut flaws));
+                for (number, one) in rule.matches.iter().enumerate() {
+                    values(&format!("{at}.matches[{number}].headers"), &one.headers, &mut flaws);
+                }
                 backends(&at, &rule.backend_refs, &mut flaws);
             }
         }
@@ -174,7 +178,7 @@ fn rule_count(rules: usize, flaws: &mut Vec<Flaw>) {
 
 fn http_match(at: &str, one: &HttpMatch, flaws: &mut Vec<Flaw>) {
     if let Some(path) = &one.path {
-        let field = format!("{at}.matches.path");
+        let field = format!("{at}.path");
         match path.kind.as_str() {
             "Exact" | "PathPrefix" if !path.value.starts_with('/') => {
                 flaw(flaws, &field, format!("{:?} does not begin with a slash", path.value), "begin it with /");
@@ -186,13 +190,13 @@ fn http_match(at: &str, one: &HttpMatch, flaws: &mut Vec<Flaw>) {
             }
         }
     }
-    values(at, &one.headers, flaws);
-    values(at, &one.query_params, flaws);
+    values(&format!("{at}.headers"), &one.headers, flaws);
+    values(&format!("{at}.queryParams"), &one.query_params, flaws);
 }
 
 fn values(at: &str, all: &[ValueMatch], flaws: &mut Vec<Flaw>) {
-    for one in all {
-        let field = format!("{at}.matches[{}]", one.name);
+    for (index, one) in all.iter().enumerate() {
+        let field = format!("{at}[{index}].value");
         match one.kind.as_str() {
             "Exact" => {}
             "RegularExpression" => pattern(&field, &one.value, flaws),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_saphyr::Spanned;
 
 use crate::object::Kind;
 use crate::object::Name;
@@ -13,11 +14,12 @@ use crate::object::check;
 use crate::object::check::Flaw;
 use crate::source::OBJECTS_MAX;
 use crate::source::Refused;
+use crate::source::locate;
 
 /// One document of a file.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// Where the document starts, from 1.
+    /// Where `text` starts, from 1.
     pub(super) line: u64,
     /// `None`: it cannot be told which object is meant.
     pub(super) id: Option<ObjectId>,
@@ -48,7 +50,7 @@ struct HeaderMeta {
 #[derive(Debug, Deserialize)]
 struct List {
     #[serde(default)]
-    items: Vec<serde_json::Value>,
+    items: Vec<Spanned<serde_json::Value>>,
 }
 
 /// The documents of a file that are ours to read; other controllers' kinds are passed over.
@@ -93,7 +95,7 @@ fn bare(text: &str) -> &str {
 }
 
 fn document(file: &Arc<str>, line: u64, text: &str, found: &mut Vec<Document>) {
-    let place = Place { file, line };
+    let place = Place { file, line, text };
     let header: Header = match serde_saphyr::from_str(text) {
         Ok(header) => header,
         Err(error) => return found.push(place.unnamed(text, place.decode_error(&error))),
@@ -142,7 +144,10 @@ fn document(file: &Arc<str>, line: u64, text: &str, found: &mut Vec<Document>) {
         refusal.object = Some(id.to_string());
         refusal
     });
-    found.push(Document { line, id: Some(id), text: bare(text).into(), outcome, file: Arc::clone(file) });
+    let bare = bare(text);
+    // What was cut from its beginning is the separator's line, if that.
+    let cut = text[..bare.as_ptr() as usize - text.as_ptr() as usize].matches('\n').count() as u64;
+    found.push(Document { line: line + cut, id: Some(id), text: bare.into(), outcome, file: Arc::clone(file) });
 }
 
 /// `kubectl get -o yaml` writes these.
@@ -150,8 +155,9 @@ fn list(place: Place<'_>, text: &str, found: &mut Vec<Document>) {
     match serde_saphyr::from_str::<List>(text) {
         Ok(list) => {
             for item in list.items.iter().take(OBJECTS_MAX) {
-                // JSON is YAML, so that one path decodes both.
-                document(place.file, place.line, &item.to_string(), found);
+                // JSON is YAML, so that one path decodes both. It is one line: where the item begins.
+                let line = place.line + item.defined.line().saturating_sub(1);
+                document(place.file, line, &item.value.to_string(), found);
             }
         }
         Err(error) => found.push(place.unnamed(text, place.decode_error(&error))),
@@ -231,7 +237,7 @@ impl Document {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { file: &self.file, line: self.line }
+        Place { file: &self.file, line: self.line, text: &self.text }
     }
 }
 
@@ -239,13 +245,20 @@ impl Document {
 struct Place<'a> {
     file: &'a Arc<str>,
     line: u64,
+    text: &'a str,
 }
 
 impl Place<'_> {
+    /// The field's line in the file, or the document's first where it cannot be told.
+    fn line_of(&self, field: &str) -> u64 {
+        let within = if field.is_empty() { None } else { locate::line_of(self.text, field) };
+        self.line + within.map_or(0, |line| line.saturating_sub(1))
+    }
+
     fn refused(&self, field: &str, message: &str, remedy: &str) -> Box<Refused> {
         Box::new(Refused {
             file: self.file.to_string(),
-            line: Some(self.line),
+            line: Some(self.line_of(field)),
             object: None,
             field: field.to_owned(),
             message: message.to_owned(),
@@ -285,9 +298,17 @@ impl Place<'_> {
         } else {
             (String::new(), "correct the value at this line")
         };
-        let line = error.location().map_or(self.line, |at| self.line + at.line().saturating_sub(1));
+        // Parts that are read in a second step name their field and no place.
+        if let Some((path, said)) = message.split_once(": ")
+            && path.starts_with("spec.")
+            && !path.contains(' ')
+        {
+            let said = said.to_owned();
+            let path = path.to_owned();
+            return self.refused(&path, &said, remedy);
+        }
         let mut refusal = self.refused(&field, &message, remedy);
-        refusal.line = Some(line);
+        refusal.line = Some(error.location().map_or(self.line, |at| self.line + at.line().saturating_sub(1)));
         refusal
     }
 }
