@@ -25,6 +25,8 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::gate::Permit;
 use crate::gate::Refused;
+use crate::http::body;
+use crate::http::body::Body;
 use crate::http::h1;
 use crate::http::h2;
 use crate::metrics;
@@ -118,7 +120,11 @@ pub struct Pool {
 /// Which connection a request may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Take {
+    /// For what can be sent again whole.
     Any,
+    /// For what can not: none that has idled long enough for a server to be closing it. A connection is cheaper than a
+    /// request that nobody knows the fate of.
+    Recent,
     /// None that has idled: that is what has just failed.
     Fresh,
 }
@@ -153,11 +159,7 @@ impl Pool {
     pub async fn http1(&self, way: &Way, take: Take, deadline: Instant) -> Result<Http1, Error> {
         let lane = self.lane(way);
         let started = Instant::now();
-        let kept = match take {
-            Take::Any => lane.take_idle(started),
-            Take::Fresh => None,
-        };
-        if let Some(kept) = kept {
+        if let Some(kept) = lane.take_idle(started, take) {
             way.metrics.acquire.record(Duration::ZERO);
             return Ok(lane.lend(kept, way, Reused::Yes));
         }
@@ -272,6 +274,14 @@ impl Pool {
         let _waiting = Waiting::new(&way.metrics);
         let granted = way.gate.acquire_until(way.limits.connection().max_pending, deadline).await;
         way.granted(granted, started)
+    }
+}
+
+impl Take {
+    /// For a first attempt. `idempotent`: it may be repeated once it may have been processed (`retry::is_idempotent`).
+    pub fn of(idempotent: bool, body: &Body<'_>) -> Self {
+        let whole = body.length().is_some_and(|length| length <= body::KEPT_MAX as u64);
+        if idempotent && whole { Self::Any } else { Self::Recent }
     }
 }
 

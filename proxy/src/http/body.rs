@@ -147,4 +147,4 @@ impl Kept {
 }
 
 /// One stream's share of what may wait in the proxy.
-const KEPT_MAX: usize = 64 * 1024;
+pub const KEPT_MAX: usize = 64 * 1024;

@@ -191,7 +191,7 @@ impl Requests {
         let way = application.way(permit);
         let pool = &self.local.pool;
         application.app.retries.deposit(Instant::now());
-        let mut take = Take::Any;
+        let mut take = Take::of(is_idempotent(head), &body);
         loop {
             let mut reused = false;
             let sent = match way.key.wire {
@@ -233,8 +233,7 @@ impl Requests {
     /// or may see it twice.
     fn repeats(&self, application: &Application, head: &RequestHead, ended: Ended, ending: &mut Ending) -> bool {
         let app = &application.app;
-        let idempotent = retry::is_idempotent(&head.method, head.headers.contains("idempotency-key"));
-        let asked = Asked { idempotent, replayable: true, remaining: None };
+        let asked = Asked { idempotent: is_idempotent(head), replayable: true, remaining: None };
         let Some(kind) = retry::always(ended, asked) else { return false };
         if !app.may_repeat() || ending.tries > RACES_MAX {
             return false;
@@ -248,6 +247,10 @@ impl Requests {
         }
         paid
     }
+}
+
+fn is_idempotent(head: &RequestHead) -> bool {
+    retry::is_idempotent(&head.method, head.headers.contains("idempotency-key"))
 }
 
 /// For connections that carry one exchange.

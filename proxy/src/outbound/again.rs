@@ -90,8 +90,7 @@ pub(super) fn verdict(
     };
     let now = Instant::now();
     let remaining = course.deadline.map(|deadline| deadline.saturating_duration_since(now));
-    let idempotent = retry::is_idempotent(&head.method, head.headers.contains("idempotency-key"));
-    let asked = Asked { idempotent, replayable, remaining };
+    let asked = Asked { idempotent: is_idempotent(head), replayable, remaining };
     let shared = &chosen.target.shared;
     let budgets = Budgets { policy: &shared.retries, transport: &shared.transport_retries };
     let mut dice = local.dice.borrow_mut();
@@ -107,6 +106,10 @@ pub(super) fn verdict(
         }
         Verdict::Stop(Stop::Final | Stop::Method | Stop::Body | Stop::Limit | Stop::Deadline | Stop::Wish) => None,
     }
+}
+
+pub(super) fn is_idempotent(head: &RequestHead) -> bool {
+    retry::is_idempotent(&head.method, head.headers.contains("idempotency-key"))
 }
 
 /// One request on its way through its attempts.

@@ -214,9 +214,12 @@ impl Requests {
         loop {
             let body = replay.body().ok_or(Error::ClientGone)?;
             let mut choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
-            if matches!(course.last, Some(Retry::IdleRace | Retry::IdleReset)) {
-                choice.take = Take::Fresh;
-            }
+            choice.take = match course.last {
+                Some(Retry::IdleRace | Retry::IdleReset) => Take::Fresh,
+                Some(Retry::NeverProcessed | Retry::Policy | Retry::Refused) | None => {
+                    Take::of(again::is_idempotent(head), &body)
+                }
+            };
             let (address, expected) = {
                 let identity = &choice.member().shared.identity;
                 (identity.address, identity.expected.is_some())

@@ -29,6 +29,7 @@ use crate::pool::Limits;
 use crate::pool::Make;
 use crate::pool::Pool;
 use crate::pool::Reused;
+use crate::pool::Take;
 use crate::pool::Way;
 use crate::pool::Wire;
 use crate::pool::idle::Idle;
@@ -126,8 +127,18 @@ impl Lane {
         self.shelf.borrow().idle() == 0 && self.shared.borrow().is_empty()
     }
 
-    pub(super) fn take_idle(&self, now: Instant) -> Option<Kept<Idle>> {
+    pub(super) fn take_idle(&self, now: Instant, take: Take) -> Option<Kept<Idle>> {
         let limit = self.usable_for(now);
+        let old = match take {
+            Take::Any => None,
+            Take::Recent => self.shelf.borrow_mut().take_newest_if(|kept| kept.idle(now) >= limit.min(RECENT)),
+            Take::Fresh => return None,
+        };
+        if let Some(old) = old {
+            // The new one takes its place: the pool does not grow by it.
+            self.closed_idle(vec![(old, Close::Idle)], now);
+            return None;
+        }
         let (kept, closed) = self.shelf.borrow_mut().take(now, limit, Idle::is_quiet);
         self.closed_idle(closed, now);
         if kept.is_some() {
@@ -496,6 +507,8 @@ impl Drop for Turn<'_> {
 const BUSY: usize = 4;
 /// A server has no more workers than this (`worker::count`).
 const WORKERS_MAX: u32 = 4;
+/// No server that counts its limit in seconds closes a connection so soon.
+const RECENT: Duration = Duration::from_millis(500);
 /// Well before a limit is forgotten (`IdleLimit`).
 const REMIND: Duration = Duration::from_secs(60);
 /// With 128 streams each, more than any concurrency limit lets through by default.

@@ -59,6 +59,11 @@ impl<C> Shelf<C> {
         (None, closed)
     }
 
+    /// The most recently used connection, if it is so; otherwise it stays.
+    pub fn take_newest_if(&mut self, is_so: impl FnOnce(&Kept<C>) -> bool) -> Option<Kept<C>> {
+        self.idle.pop_if(|newest| is_so(newest))
+    }
+
     /// Gives a connection to the longest waiter, else keeps it.
     pub fn put(&mut self, mut kept: Kept<C>) {
         while let Some(waiter) = self.waiting.pop_front() {

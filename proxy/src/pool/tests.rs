@@ -174,3 +174,21 @@ fn a_stream_that_ends_serves_who_waits_for_a_permit_that_its_connection_holds() 
         assert!(third.await.is_ok_and(|third| third.reused));
     });
 }
+
+#[test]
+fn what_cannot_be_repeated_takes_no_connection_that_a_server_may_be_closing() {
+    run(async {
+        let world = world();
+        let (one, two) = (world.lease(Take::Any).await, world.lease(Take::Any).await);
+        let _first = world.exchange(one, None, "").await;
+        let _second = world.exchange(two, None, "").await;
+        let (lane, now) = (world.pool.lane(&world.way), Instant::now());
+        assert!(lane.take_idle(now + Duration::from_secs(1), Take::Recent).is_none());
+        assert_eq!((world.closes(Close::Idle), world.way.metrics.idle.value()), (1, 1), "the new one takes a place");
+        assert!(lane.take_idle(now + Duration::from_secs(1), Take::Any).is_some());
+        let kind = |idempotent, body| Take::of(idempotent, &body);
+        assert_eq!(kind(true, Body::Empty), Take::Any);
+        assert_eq!(kind(false, Body::Empty), Take::Recent);
+        assert_eq!(kind(true, Body::Full(vec![0; 65 << 10].into())), Take::Recent, "more than is kept");
+    });
+}

@@ -45,11 +45,10 @@ impl IdleLimit {
         learned.shorten(seen, now);
     }
 
-    /// The server said so (`Keep-Alive: timeout=5`), in whole seconds: 0 is less than one, and says nothing.
+    /// The server said so (`Keep-Alive: timeout=5`), in whole seconds: 0 is any part of one.
     pub fn said(&self, idle: Duration, round_trip: Duration, now: Instant) {
-        if !idle.is_zero() {
-            self.0.lock().shorten(Seen { idle, round_trip, at: now }, now);
-        }
+        let idle = if idle.is_zero() { PART_OF_SECOND } else { idle };
+        self.0.lock().shorten(Seen { idle, round_trip, at: now }, now);
     }
 
     /// How long a connection may be idle and still be used: the policy's time, or four fifths of what the server allows, less
@@ -82,6 +81,8 @@ impl Seen {
 
 /// Few servers wait less on purpose.
 const SURE: Duration = Duration::from_millis(500);
+/// What a server that rounds its limit down to nothing is taken to mean.
+const PART_OF_SECOND: Duration = Duration::from_millis(100);
 /// Connections that close within this are closed by one event.
 const APART: Duration = Duration::from_millis(50);
 /// After that the next close teaches anew.
