@@ -66,7 +66,10 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("who has no sidecar is still served", || target.outsider())?;
     step("a TrafficPolicy goes live, and kubectl says so", || target.policy())?;
     step("an HTTPRoute goes live", || target.route())?;
-    step("an AccessPolicy goes live: the caller gets its reason", || target.denied())
+    step("an AccessPolicy goes live: the caller gets its reason", || target.denied())?;
+    step("a strict port refuses who has no sidecar, and nobody else", || target.strict())?;
+    step("a Job with a sidecar calls at once, and ends", || target.job())?;
+    step("calls go on while there is no control plane, and policies after it is back", || target.outage())
 }
 
 /// Runs a step and says how long it took.
@@ -195,6 +198,48 @@ impl Target {
         ensure!(answer.contains("403"), "Programmed is True, and the call is not refused: {answer}");
         self.kubectl(&["-n", SHOP, "delete", "accesspolicy", "nobody"])?;
         self.calls()
+    }
+
+    fn strict(&self) -> anyhow::Result<()> {
+        self.apply(&self.manifest("strict.yaml")?)?;
+        self.kubectl(&["-n", SHOP, "wait", "inboundpolicy/strict", "--for=condition=Programmed", "--timeout=60s"])?;
+        let answer = self.get("outsider", "http://catalog/items");
+        ensure!(answer.is_err(), "plaintext is served on a strict port: {answer:?}");
+        self.calls()?;
+        self.kubectl(&["-n", SHOP, "delete", "inboundpolicy", "strict"]).map(drop)
+    }
+
+    fn job(&self) -> anyhow::Result<()> {
+        self.kubectl(&["-n", SHOP, "delete", "job", "once", "--ignore-not-found"])?;
+        self.apply(&self.manifest("job.yaml")?)?;
+        self.kubectl(&["-n", SHOP, "wait", "job/once", "--for=condition=Complete", "--timeout=90s"])?;
+        let said = self.kubectl(&["-n", SHOP, "logs", "job/once", "-c", "app"])?;
+        ensure!(said.contains("\"mug\""), "the Job's one call was not answered: {said}");
+        Ok(())
+    }
+
+    fn outage(&self) -> anyhow::Result<()> {
+        let scale = |replicas: &str| {
+            let replicas = format!("--replicas={replicas}");
+            self.kubectl(&["-n", SYSTEM, "scale", "deployment/leno-control-plane", &replicas])
+        };
+        scale("0")?;
+        self.kubectl(&[
+            "-n",
+            SYSTEM,
+            "wait",
+            "pod",
+            "-l=app.kubernetes.io/component=control-plane",
+            "--for=delete",
+            "--timeout=60s",
+        ])?;
+        for number in 0..20 {
+            let answer = self.get("client", "http://catalog/items").with_context(|| format!("call {number}"))?;
+            ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
+        }
+        scale("1")?;
+        self.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/leno-control-plane", "--timeout=120s"])?;
+        self.denied()
     }
 
     /// What a call from a Deployment's pod is answered; an error names the status.
