@@ -17,7 +17,6 @@ use http_body_util::BodyExt;
 use http_body_util::Full;
 use http_body_util::Limited;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use leno_proto::fields;
@@ -46,6 +45,8 @@ const CONNECTIONS_MAX: usize = 128;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The API server gives up after 5 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than the 90 s after which the API server leaves an idle connection: who calls is who closes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// etcd takes 1.5 MiB; an update shows the object twice.
 const BODY_MAX: usize = 8 << 20;
 const FLAWS_MAX: usize = 10;
@@ -85,8 +86,8 @@ async fn converse(webhook: Arc<Webhook>, socket: TcpStream) {
             Ok::<_, Infallible>(answered.unwrap_or_else(|_| page(StatusCode::REQUEST_TIMEOUT, "too slow\n".into())))
         }
     });
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_concurrent_streams(64).keep_alive_interval(Duration::from_secs(60));
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     // What the caller did wrong is the caller's to see.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }

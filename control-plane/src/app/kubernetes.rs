@@ -97,7 +97,10 @@ impl Duties {
             let names = vec![name.clone(), format!("{name}.cluster.local")];
             let (key, issued) = app.ca.issue_names(&names, SystemTime::now())?;
             let leaf = Arc::new(OwnLeaf::new(&key, &issued)?);
-            let tls = TlsAcceptor::from(Arc::new(door::server_config(leaf.clone())?));
+            let mut tls = door::server_config(leaf.clone())?;
+            // The API server calls webhooks over HTTP/1.1 alone, so that its calls spread over replicas.
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let tls = TlsAcceptor::from(Arc::new(tls));
             let settings = config.injection.settings(&config.namespace, &config.trust_domain);
             let hook = Webhook { tls, settings, tables: tables.clone() };
             tasks.push(tokio::spawn(webhook::serve(Arc::new(hook), listener)));
