@@ -104,6 +104,9 @@ impl Target {
             vec!["upgrade", "--install", "leno", "charts/leno", "--namespace", SYSTEM, "--create-namespace"];
         // Room for a machine whose node is also the one that builds.
         arguments.extend(["--wait", "--timeout", "5m", "--set", "controlPlane.priorityClassName="]);
+        // Images of the same tag are new ones: a cluster that has run before must take them.
+        let fresh = format!("controlPlane.podAnnotations.run={}", std::process::id());
+        arguments.extend(["--set-string", &fresh]);
         arguments.extend(repository.iter().flat_map(|set| ["--set", set.as_str()]));
         self.helm(&arguments).map(drop)
     }
