@@ -210,7 +210,7 @@ metadata: {name: pricing, namespace: shop}
 spec:
   targetRefs: [{group: \"\", kind: Service, name: pricing}]
   timeouts: {request: 5s}
-  retries: {attempts: 5, on: [ConnectFailure, RefusedStream, ResetBeforeRequest, GatewayError]}
+  retries: {attempts: 5, retryOn: [ConnectFailure, RefusedStream, ResetBeforeRequest, GatewayError]}
 ";
 
 const ORDERS_ACCESS: &str = "# Only the web front may place orders.

@@ -369,7 +369,7 @@ fn inline(rule: &HttpRule) -> Body {
         if !retry.codes.is_empty() {
             let mut on = vec![json!("ConnectFailure"), json!("RefusedStream"), json!("ResetBeforeRequest")];
             on.extend(retry.codes.iter().map(|code| json!(code)));
-            retries.insert("on".to_owned(), Value::Array(on));
+            retries.insert("retryOn".to_owned(), Value::Array(on));
         }
         retries.extend(retry.backoff.as_deref().map(|base| ("backoff".to_owned(), json!({"base": base}))));
     }

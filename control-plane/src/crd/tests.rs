@@ -134,7 +134,7 @@ fn what_is_wrong_by_itself_the_schema_refuses() {
         (Kind::TrafficPolicy, json!({"targetRefs": target, "timeout": {}}), "timeout: no such field"),
         (Kind::TrafficPolicy, json!({"targetRefs": target, "timeouts": {"request": 5}}), "not of type string"),
         (Kind::TrafficPolicy, json!({"targetRefs": target, "timeouts": {"request": "5"}}), "the pattern"),
-        (Kind::TrafficPolicy, json!({"targetRefs": target, "retries": {"on": [399.5]}}), "neither"),
+        (Kind::TrafficPolicy, json!({"targetRefs": target, "retries": {"retryOn": [399.5]}}), "neither"),
         (Kind::TrafficPolicy, json!({"targetRefs": target, "retries": {"methods": "All"}}), "not one of"),
         (Kind::InboundPolicy, json!({"workloads": {"ports": [0]}}), "too small"),
         (Kind::InboundPolicy, json!({"tls": {"mode": "strict"}}), "not one of"),

@@ -14,7 +14,7 @@ use crate::stage::tell;
 use crate::stage::traffic_policy;
 
 /// As eager as policy allows without asking for more budget.
-const EAGER: &str = "retries: {attempts: 5, on: [GatewayError], backoff: {base: 10ms, max: 100ms}}";
+const EAGER: &str = "retries: {attempts: 5, retryOn: [GatewayError], backoff: {base: 10ms, max: 100ms}}";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_backend_is_not_stormed_by_two_clients_of_50_a_second() {

@@ -121,7 +121,7 @@ fn connection(read: &Reader<'_>) -> Connection {
 }
 
 fn retries(read: &Reader<'_>) -> Retries {
-    let on = match read.value("retries.on") {
+    let on = match read.value("retries.retryOn") {
         Some(Value::Array(items)) => items.iter().filter_map(retry_on).collect(),
         _ => vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest],
     };

@@ -57,7 +57,7 @@ const fn later(field: Field) -> Field {
     Field { enforced: false, ..field }
 }
 
-/// What `retries.on` may name beside status codes.
+/// What `retries.retryOn` may name beside status codes.
 pub(super) const RETRY_ON: &[&str] = &[
     "ConnectFailure",
     "RefusedStream",
@@ -160,7 +160,7 @@ pub const TRAFFIC: &[Field] = &[
     time("timeouts.maxStreamDuration", "", "1s", "720h", "Ceiling for streams and WebSockets."),
     count("retries.attempts", "2", 0, 5, "Extra tries: by default of failures only whose request was never processed."),
     Field {
-        path: "retries.on",
+        path: "retries.retryOn",
         kind: Kind::Choices { of: RETRY_ON, codes: Some((400, 599)) },
         default: "",
         source: "Unset: ConnectFailure, RefusedStream, ResetBeforeRequest, which are safe for POST.",

@@ -31,6 +31,19 @@ fn every_default_is_a_value_that_its_own_field_takes() {
     }
 }
 
+/// kubectl still reads YAML 1.1, where these words are true and false: a bare `on:` would be a field of another name.
+#[test]
+fn no_field_is_named_as_a_truth_value() {
+    let truths = ["y", "n", "yes", "no", "on", "off", "true", "false"];
+    for field in TRAFFIC.iter().chain(INBOUND) {
+        assert!(
+            field.path.split('.').all(|name| !truths.contains(&name.to_ascii_lowercase().as_str())),
+            "{}",
+            field.path
+        );
+    }
+}
+
 #[test]
 fn profiles_are_valid_policies_and_differ_where_they_say() {
     for profile in [Profile::Minimal, Profile::Recommended, Profile::Strict] {
@@ -128,16 +141,17 @@ fn what_is_wrong_names_the_field_and_the_remedy() {
     }
     assert!(said(TRAFFIC, json!({"retries": {"methods": "Any"}})).contains("acknowledgeNonIdempotent: true"));
     assert!(
-        said(TRAFFIC, json!({"retries": {"on": ["Sometimes"]}})).starts_with("retries.on: \"Sometimes\" is not one of")
+        said(TRAFFIC, json!({"retries": {"retryOn": ["Sometimes"]}}))
+            .starts_with("retries.retryOn: \"Sometimes\" is not one of")
     );
-    assert_eq!(said(TRAFFIC, json!({"retries": {"on": ["ServerError", 503]}})), "");
+    assert_eq!(said(TRAFFIC, json!({"retries": {"retryOn": ["ServerError", 503]}})), "");
 }
 
 #[test]
 fn more_specific_policy_overrides_field_by_field_and_lists_and_unions_whole() {
-    let mut base = body(json!({"timeouts": {"request": "1s", "perTry": "1s"}, "retries": {"on": ["Reset"]},
+    let mut base = body(json!({"timeouts": {"request": "1s", "perTry": "1s"}, "retries": {"retryOn": ["Reset"]},
         "circuitBreaker": {"service": {"trip": {"ratio": {"failurePercent": 10}}}}}));
-    let over = body(json!({"timeouts": {"request": "5s", "perTry": null}, "retries": {"on": ["Timeout"]},
+    let over = body(json!({"timeouts": {"request": "5s", "perTry": null}, "retries": {"retryOn": ["Timeout"]},
         "circuitBreaker": {"service": {"trip": {"consecutive": {"count": 3}}}}}));
     merge(TRAFFIC, &mut base, &over);
     let policy = traffic(&base);
