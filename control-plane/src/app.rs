@@ -186,15 +186,18 @@ fn explain_page(tables: watch::Receiver<Option<Arc<Table>>>) -> ExplainPage {
 
 fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessions>) -> StatusPage {
     Arc::new(move |format| {
+        if format == Format::Proxies {
+            return cluster::peers::encode(&proxies(&sessions));
+        }
         let Some(table) = tables.borrow().clone() else {
             return match format {
-                Format::Json => "null\n".to_owned(),
+                Format::Json | Format::Proxies => "null\n".to_owned(),
                 Format::Text => "the source has not been read yet\n".to_owned(),
             };
         };
         let report = status::report(&table, &proxies(&sessions));
         match format {
-            Format::Json => report.json(),
+            Format::Json | Format::Proxies => report.json(),
             Format::Text => report.text(),
         }
     })

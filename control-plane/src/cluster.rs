@@ -5,6 +5,7 @@
 mod gather;
 pub mod keep;
 pub mod lease;
+pub mod peers;
 pub mod root;
 #[cfg(test)]
 mod tests;
@@ -129,8 +130,11 @@ pub async fn run(client: Arc<Client>, batches: mpsc::Sender<Batch>, stale: watch
 }
 
 fn hear(gathered: &mut Gathered, kind: Kind, news: News<Read>) {
-    if let News::Failing(error) = &news {
-        tracing::warn!("watch {}: {error}", plural(kind));
+    match &news {
+        News::Failing(error) if gathered.fails(kind) => tracing::debug!("watch {}: {error}", plural(kind)),
+        News::Failing(error) => tracing::warn!("watch {}: {error}; what is known stays in force", plural(kind)),
+        _ if gathered.fails(kind) => tracing::info!("watch {}: it is back", plural(kind)),
+        _ => {}
     }
     gathered.take(kind, news, Instant::now());
 }

@@ -32,6 +32,8 @@ use crate::cluster::keep::Kept;
 use crate::cluster::lease::Lease;
 use crate::cluster::lease::TURN;
 use crate::cluster::lease::held;
+use crate::cluster::peers;
+use crate::cluster::peers::Peers;
 use crate::cluster::write::Written;
 use crate::config::Config;
 use crate::error::Error;
@@ -109,7 +111,16 @@ impl Duties {
         let (lead, renewed) = watch::channel(None);
         let (staying, going) = oneshot::channel();
         let stand = tokio::spawn(stand(lease, client.clone(), lead, going));
-        let leader = Leader { client, renewed, tables, ca: app.ca.clone(), sessions: app.sessions.clone() };
+        let leader = Leader {
+            client,
+            renewed,
+            tables,
+            ca: app.ca.clone(),
+            sessions: app.sessions.clone(),
+            namespace: config.namespace.clone(),
+            replica: config.replica.clone(),
+            port: app.admin.port(),
+        };
         tasks.push(tokio::spawn(leader.run()));
         Ok(Duties { staying, stand, tasks })
     }
@@ -180,11 +191,15 @@ struct Leader {
     tables: watch::Receiver<Option<Arc<Table>>>,
     ca: Arc<Ca>,
     sessions: Arc<Sessions>,
+    namespace: String,
+    replica: String,
+    /// At which every replica tells what its proxies said.
+    port: u16,
 }
 
 impl Leader {
     async fn run(self) {
-        let (mut kept, mut written) = (Kept::default(), Written::default());
+        let (mut kept, mut written, mut replicas) = (Kept::default(), Written::default(), Peers::default());
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -196,7 +211,20 @@ impl Leader {
             }
             let Some(table) = self.tables.borrow().clone() else { continue };
             kept.keep(&self.client, table.world(), &self.ca.anchors_pem(), Instant::now()).await;
-            let report = status::report(&table, &proxies(&self.sessions));
+            let theirs = match replicas.ask(table.world(), &self.namespace, &self.replica, self.port).await {
+                Ok(theirs) => theirs,
+                // Half the proxies would be told as lost: what was written stands until all have answered.
+                Err(error) => {
+                    tracing::debug!("statuses wait for the other replicas: {error}");
+                    continue;
+                }
+            };
+            // What only their proxies use has not been compiled here.
+            for proxy in &theirs {
+                proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
+            }
+            let all = peers::merged(proxies(&self.sessions), theirs);
+            let report = status::report(&table, &all);
             written.write(&self.client, &report, SystemTime::now(), Instant::now()).await;
         }
     }

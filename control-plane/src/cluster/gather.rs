@@ -128,6 +128,10 @@ impl Gathered {
         self.events.len()
     }
 
+    pub(super) fn fails(&self, kind: Kind) -> bool {
+        self.failing.contains_key(&kind)
+    }
+
     /// Since when any of the kinds has been failing.
     pub(super) fn stale(&self) -> Option<Instant> {
         self.failing.values().min().copied()

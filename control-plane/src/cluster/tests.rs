@@ -1,3 +1,5 @@
+mod duties;
+
 use std::time::Duration;
 use std::time::SystemTime;
 

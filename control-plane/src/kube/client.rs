@@ -204,6 +204,11 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Er
         return Ok(response);
     }
     let body = collect(response.into_body()).await.unwrap_or_default();
+    // A group that is not installed has no handler that could write a Status.
+    if status == StatusCode::NOT_FOUND && body.trim_ascii() == b"404 page not found" {
+        let (reason, message) = ("NotFound".to_owned(), "no such group or version".to_owned());
+        return Err(Error::Refused { status: status.as_u16(), reason, message });
+    }
     Err(refusal(status, &serde_json::from_slice(&body).unwrap_or(Value::Null)))
 }
 

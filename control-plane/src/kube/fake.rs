@@ -155,7 +155,7 @@ impl Fake {
         }
         state.calls.push(format!("{method} {path}"));
         if let Some((_, answer)) = state.answers.iter().rev().find(|(known, _)| *known == path) {
-            return Some(if answer.is_null() { status(404, "NotFound") } else { page(200, answer) });
+            return Some(if answer.is_null() { nowhere() } else { page(200, answer) });
         }
         let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let Some(place) = Place::parse(&path) else { return Some(status(404, "NotFound")) };
@@ -295,8 +295,15 @@ impl Place {
     }
 }
 
+/// RFC 7386; of RFC 6902, what we send.
 fn merge(object: &mut Value, patch: Value) {
     match (object, patch) {
+        (object, Value::Array(operations)) if object.is_object() => {
+            for operation in operations.iter().filter(|operation| operation["op"] == "add") {
+                let (parent, name) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
+                object.pointer_mut(parent).unwrap()[name] = operation["value"].clone();
+            }
+        }
         (Value::Object(object), Value::Object(patch)) => {
             for (name, value) in patch {
                 match value {
@@ -312,6 +319,13 @@ fn merge(object: &mut Value, patch: Value) {
 fn page(code: u16, value: &Value) -> Page {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed());
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    response
+}
+
+/// What a real one says of a group that is not installed.
+fn nowhere() -> Page {
+    let mut response = Response::new(Full::new(Bytes::from("404 page not found\n")).boxed());
+    *response.status_mut() = http::StatusCode::NOT_FOUND;
     response
 }
 
