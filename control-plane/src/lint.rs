@@ -157,9 +157,9 @@ fn retries(policy: &Traffic, site: &Site, found: &mut Vec<Warning>) {
     if beyond && retries.methods == RetryMethods::Idempotent && site.protocol == Protocol::Grpc {
         found.push(Warning {
             code: "GRPC_NEVER_RETRIED",
-            fields: &["retries.on", "retries.methods"],
+            fields: &["retries.retryOn", "retries.methods"],
             message: "every gRPC call is a POST, and only idempotent methods are retried".to_owned(),
-            remedy: "set retries.methods: Any for calls that may run twice, or remove retries.on",
+            remedy: "set retries.methods: Any for calls that may run twice, or remove retries.retryOn",
         });
     }
     if beyond && retries.budget.percent == 0 && retries.budget.min_per_second == 0 {

@@ -41,10 +41,10 @@ fn each_contradiction_has_its_code() {
         (json!({"timeouts": {"request": "10s", "maxStreamDuration": "5s"}}), plain, "STREAM_ENDS_BEFORE_REQUEST"),
         (json!({"timeouts": long, "connection": {"connectTimeout": "10s"}}), plain, "CONNECT_TAKES_ALL"),
         (json!({"timeouts": long, "connection": {"acquireTimeout": "20s"}}), plain, "QUEUE_TAKES_ALL"),
-        (json!({"retries": {"on": ["GrpcUnavailable"]}}), grpc, "GRPC_NEVER_RETRIED"),
-        (json!({"retries": {"on": ["ConnectFailure"]}}), grpc, ""),
+        (json!({"retries": {"retryOn": ["GrpcUnavailable"]}}), grpc, "GRPC_NEVER_RETRIED"),
+        (json!({"retries": {"retryOn": ["ConnectFailure"]}}), grpc, ""),
         (
-            json!({"retries": {"on": ["GatewayError"], "budget": {"percent": 0, "minPerSecond": 0}}}),
+            json!({"retries": {"retryOn": ["GatewayError"], "budget": {"percent": 0, "minPerSecond": 0}}}),
             plain,
             "NO_RETRY_BUDGET",
         ),

@@ -186,7 +186,7 @@ spec:
   - {group: \"\", kind: Service, name: echo}
   connection: {connectTimeout: 1s, maxConnections: 4096, maxPending: 4096}
   timeouts: {request: 15s, perTry: 10s, streamIdle: 1h}
-  retries: {attempts: 2, on: [ConnectFailure, RefusedStream, ResetBeforeRequest, GatewayError]}
+  retries: {attempts: 2, retryOn: [ConnectFailure, RefusedStream, ResetBeforeRequest, GatewayError]}
   circuitBreaker:
     endpoint: {consecutiveFailures: 5, statusFailures: 7}
     service: {trip: {ratio: {failurePercent: 50, window: 10s, minRequests: 20}}}
