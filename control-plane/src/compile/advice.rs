@@ -146,7 +146,7 @@ pub(super) fn of_http_route(lens: &Lens<'_>, route: &HttpRoute) -> Vec<String> {
             "retries.attempts",
             rules.iter().any(|rule| rule.retry.as_ref().is_some_and(|retry| retry.attempts.is_some())),
         ),
-        ("retries.on", rules.iter().any(|rule| rule.retry.as_ref().is_some_and(|retry| !retry.codes.is_empty()))),
+        ("retries.retryOn", rules.iter().any(|rule| rule.retry.as_ref().is_some_and(|retry| !retry.codes.is_empty()))),
     ];
     let set: Vec<String> = inline.into_iter().filter(|(_, set)| *set).map(|(field, _)| field.to_owned()).collect();
     let mut advice = Advice::new(set);
