@@ -184,14 +184,18 @@ pub fn compare(measured: &[Measured]) -> anyhow::Result<Comparison> {
     Ok(all)
 }
 
+/// Writes these figures; those of cases that were not measured stay.
+///
 /// # Errors
 /// The file cannot be written.
 pub fn commit(measured: &[Measured]) -> anyhow::Result<()> {
-    let mut all = json!({});
+    let mut all: Value = match fs::read_to_string(file()) {
+        Ok(text) => serde_json::from_str(&text)?,
+        Err(_) => json!({}),
+    };
     for one in measured {
-        let round = |value: f64, to: f64| (value * to).round() / to;
-        all[one.case][one.side] =
-            json!({"instructions": round(one.instructions(), 1.0), "allocations": round(one.allocations(), 100.0)});
+        let allocations = (one.allocations() * 100.0).round() / 100.0;
+        all[one.case][one.side] = json!({"instructions": one.instructions() as u64, "allocations": allocations});
     }
     fs::write(file(), serde_json::to_string_pretty(&all)? + "\n")?;
     Ok(())
