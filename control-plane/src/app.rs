@@ -71,6 +71,7 @@ use crate::status;
 use crate::token::FolderKey;
 use crate::token::Review;
 use crate::token::Verifier;
+use crate::vital::vital;
 
 /// Where tools find the ports.
 pub const ADDRESSES_FILE: &str = "addresses.json";
@@ -161,7 +162,7 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     let admitted = config.state.join(ADMITTED_FOLDER);
     let directory = Directory::open(path.clone(), Some(admitted)).map_err(Error::file("read", path))?;
     let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
-    tokio::spawn(source::run(directory, batches_in));
+    tokio::spawn(vital("the source", source::run(directory, batches_in)));
     let (tables, offers) = publish(batches);
     let explain = explain_page(tables.clone());
     Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()), explain, cluster: None })
@@ -171,8 +172,8 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
 fn publish(batches: mpsc::Receiver<Batch>) -> (watch::Receiver<Option<Arc<Table>>>, Offers) {
     let (tables_in, tables) = watch::channel(None);
     let (offers_in, offers) = watch::channel(None);
-    tokio::spawn(reconcile::run(batches, tables_in, convert::encode));
-    tokio::spawn(offer::follow(tables.clone(), offers_in));
+    tokio::spawn(vital("the reconciler", reconcile::run(batches, tables_in, convert::encode)));
+    tokio::spawn(vital("the offers", offer::follow(tables.clone(), offers_in)));
     (tables, offers)
 }
 
@@ -291,10 +292,10 @@ impl App {
             stale: mesh.cluster.as_ref().map(|cluster| cluster.stale.clone()),
         };
         let tasks = vec![
-            tokio::spawn(offer::join(mesh.tables, ca.trust(), encode_trust, offers_in)),
-            tokio::spawn(door::serve(Arc::new(door), port)),
-            tokio::spawn(admin::serve(Arc::new(page), admin_port)),
-            tokio::spawn(clock.run(issued)),
+            tokio::spawn(vital("the offers", offer::join(mesh.tables, ca.trust(), encode_trust, offers_in))),
+            tokio::spawn(vital("the session port", door::serve(Arc::new(door), port))),
+            tokio::spawn(vital("the admin port", admin::serve(Arc::new(page), admin_port))),
+            tokio::spawn(vital("the certificate authority's clock", clock.run(issued))),
         ];
         let app = App { session, admin, sessions, metrics, ca, phase, tasks, _lock: lock };
         folder.write(ADDRESSES_FILE, Access::Public, app.addresses().as_bytes())?;

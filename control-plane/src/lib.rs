@@ -22,6 +22,7 @@ pub mod reconcile;
 pub mod source;
 pub mod status;
 pub mod token;
+pub mod vital;
 pub mod webhook;
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ use crate::push::door::OwnLeaf;
 use crate::push::sessions::Sessions;
 use crate::reconcile::Table;
 use crate::status;
+use crate::vital::vital;
 use crate::webhook;
 use crate::webhook::Webhook;
 
@@ -64,7 +65,7 @@ pub(super) async fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Me
     }
     let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
     let (stale_in, stale) = watch::channel(None);
-    tokio::spawn(cluster::run(client.clone(), batches_in, stale_in));
+    tokio::spawn(vital("the source", cluster::run(client.clone(), batches_in, stale_in)));
     let (tables, offers) = publish(batches);
     let status = status_page(tables.clone(), sessions.clone());
     let explain = explain_page(tables.clone());
@@ -105,12 +106,12 @@ impl Duties {
             let tls = TlsAcceptor::from(Arc::new(tls));
             let settings = config.injection.settings(&config.namespace, &config.trust_domain);
             let hook = Webhook { tls, settings, tables: tables.clone() };
-            tasks.push(tokio::spawn(webhook::serve(Arc::new(hook), listener)));
-            tasks.push(tokio::spawn(renew(app.ca.clone(), names, leaf, issued)));
+            tasks.push(tokio::spawn(vital("the webhook", webhook::serve(Arc::new(hook), listener))));
+            tasks.push(tokio::spawn(vital("the webhook's certificate", renew(app.ca.clone(), names, leaf, issued))));
         }
         let (lead, renewed) = watch::channel(None);
         let (staying, going) = oneshot::channel();
-        let stand = tokio::spawn(stand(lease, client.clone(), lead, going));
+        let stand = tokio::spawn(vital("the leader's lease", stand(lease, client.clone(), lead, going)));
         let leader = Leader {
             client,
             renewed,
@@ -121,7 +122,7 @@ impl Duties {
             replica: config.replica.clone(),
             port: app.admin.port(),
         };
-        tasks.push(tokio::spawn(leader.run()));
+        tasks.push(tokio::spawn(vital("the leader", leader.run())));
         Ok(Duties { staying, stand, tasks })
     }
 
