@@ -22,8 +22,9 @@ pub(crate) struct Options {
     /// How the programs are built.
     #[arg(long, default_value = "release")]
     profile: String,
-    /// For which machine: x86_64-unknown-linux-musl or aarch64-unknown-linux-musl for static programs. By default static for this
-    /// machine where that target is installed (rustup target add; Debian: musl-tools), else its own programs with their libraries.
+    /// For which machine, such as x86_64-unknown-linux-musl or aarch64-unknown-linux-musl, whose programs are static; it needs
+    /// `rustup target add` and a C compiler for it (Debian: musl-tools). By default this machine's own programs, with the
+    /// libraries that they load.
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
     /// Brings the images onto this cluster (cargo xtask cluster up) when they are made.
@@ -40,12 +41,7 @@ const CONTROL_PLANE_USER: &str = "65532:65532";
 const PROXY_USER: &str = "15000:15000";
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let target = options.target.clone().or_else(static_target);
-    match &target {
-        Some(target) => eprintln!("images of {target} programs"),
-        None => eprintln!("no musl target here: images carry this machine's programs and their libraries"),
-    }
-    let programs = build(&options.profile, target.as_deref())?;
+    let programs = build(&options.profile, options.target.as_deref())?;
     let archives = leno(&programs)?;
     for archive in &archives {
         println!("{}", archive.display());
@@ -54,15 +50,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The musl target of this machine, where both its standard library and a C compiler for it are here.
-fn static_target() -> Option<String> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let output = rustc.args(["--print", "target-libdir", "--target", &target]).output().ok()?;
-    let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    (folder.is_dir() && shell::find("musl-gcc").is_some()).then_some(target)
 }
 
 /// Builds the programs and says in which folder they are.
