@@ -65,7 +65,8 @@ pub struct SendError<'c> {
     pub reason: Reason,
     /// For people: what the peer or the kernel said.
     pub detail: String,
-    /// Proven never to have been processed: nothing was written, or the peer said so (REFUSED_STREAM, GOAWAY below it).
+    /// Proven never to have been processed: nothing was written, or the peer said so (REFUSED_STREAM, GOAWAY below it, a
+    /// certificate that it refused).
     pub never_processed: bool,
     /// Whether a byte of the request may have left.
     pub written: bool,

@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use leno_proto::identity::SpiffeId;
@@ -36,6 +37,7 @@ use rustls::pki_types::UnixTime;
 use rustls::server::Accepted;
 use rustls::server::Acceptor;
 use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::server::TlsStream;
@@ -196,10 +198,14 @@ impl Tls {
             return Err(TlsError { reason: Reason::PlaintextRefused, message: "TLS, but not the mesh's".into() });
         }
         let start = tokio_rustls::StartHandshake::from_parts(accepted, BigRead::new(stream));
-        let stream: TlsStream<BigRead<TcpStream>> = start
-            .into_stream(Arc::clone(&material.server))
-            .await
-            .map_err(|error| failed(&error, "handshake", Reason::ClientGone))?;
+        let shaken = start.into_stream(Arc::clone(&material.server)).into_fallible().await;
+        let stream: TlsStream<BigRead<TcpStream>> = match shaken {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                hear_out(stream).await;
+                return Err(failed(&error, "handshake", Reason::ClientGone));
+            }
+        };
         let peer = material.peer(stream.get_ref().1, KeyUsage::client_auth(), None)?;
         Ok((Io::TlsServer(Box::new(stream)), peer))
     }
@@ -298,6 +304,21 @@ async fn read_hello(stream: &mut TcpStream, head: &[u8]) -> Result<Accepted, Tls
         seen.extend_from_slice(&buffer[..count]);
         feed(&mut acceptor, &buffer[..count])?;
     }
+}
+
+/// Ends a connection whose client was refused. It may have spoken already: closing over unread bytes resets the connection,
+/// and a reset overtakes the alert that says why.
+async fn hear_out(mut stream: BigRead<TcpStream>) {
+    let heard = async {
+        let _ = stream.shutdown().await;
+        let mut discard = [0; 4096];
+        for _ in 0..REFUSED_MAX / discard.len() {
+            if !matches!(stream.read(&mut discard).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(REFUSED_TIME, heard).await;
 }
 
 fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Result<(), TlsError> {
@@ -423,6 +444,10 @@ fn reason(error: &rustls::Error) -> Reason {
         _ => Reason::TlsIdentity,
     }
 }
+
+/// What a refused client may still say before it has heard so: the first requests of a connection, and a moment.
+const REFUSED_MAX: usize = 64 * 1024;
+const REFUSED_TIME: Duration = Duration::from_millis(500);
 
 /// More identities than one proxy calls; each costs about 2 KiB beside its sessions.
 const CLIENT_CONFIGS_MAX: usize = 1024;

@@ -2,6 +2,7 @@
 //! h2 crate writes and flushes every DATA frame by itself, so without this 32 ready answers were 32 TLS records and 32
 //! writes. It must never hold more than `CAP` bytes, nor keep an error of the flusher from the connection.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +16,9 @@ use std::task::ready;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+
+use crate::error::Reason;
+use crate::tls;
 
 /// Bytes that may wait for the flusher; with more, a write is pending. Four full TLS records.
 pub const CAP: usize = 64 * 1024;
@@ -37,8 +41,13 @@ pub struct HopIo<T> {
     turn: usize,
 }
 
+/// Why the other end refused our certificate, once it has: h2 keeps no more of an error than its words. In TLS 1.3 a server
+/// judges its client only after the client's handshake is done, and before it reads any request.
+pub type Refusal = Rc<Cell<Option<Reason>>>;
+
 struct Shared<T> {
     io: T,
+    refusal: Refusal,
     out: Vec<u8>,
     /// How much of `out` is written.
     at: usize,
@@ -69,6 +78,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
     pub fn new(io: T) -> Self {
         let shared = Rc::new(RefCell::new(Shared {
             io,
+            refusal: Refusal::default(),
             out: Vec::new(),
             at: 0,
             state: State::Open,
@@ -80,6 +90,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
         }));
         tokio::task::spawn_local(flush(Rc::clone(&shared)));
         Self { shared, turn: 0 }
+    }
+
+    pub fn refusal(&self) -> Refusal {
+        Rc::clone(&self.shared.borrow().refusal)
     }
 }
 
@@ -228,6 +242,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for HopIo<T> {
         let mut shared = this.shared.borrow_mut();
         let before = buf.filled().len();
         let result = Pin::new(&mut shared.io).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &result {
+            shared.refusal.set(tls::refusal(error).filter(|reason| is_about_us(*reason)));
+        }
         if result.is_ready() {
             this.turn += buf.filled().len() - before;
         } else {
@@ -303,6 +320,11 @@ impl<T> Drop for HopIo<T> {
         wake(&mut shared.flusher);
         wake(&mut shared.stalled);
     }
+}
+
+/// What a server says of a client's certificate; any other failure of TLS may come at any time.
+fn is_about_us(reason: Reason) -> bool {
+    matches!(reason, Reason::NoCertificate | Reason::TlsExpired | Reason::TlsUntrusted | Reason::TlsWrongIdentity)
 }
 
 fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {

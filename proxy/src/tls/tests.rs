@@ -123,6 +123,25 @@ async fn a_client_without_certificate_is_refused() {
 }
 
 #[tokio::test]
+async fn a_refused_client_that_has_already_spoken_still_hears_why() {
+    let ca = Ca::new(DOMAIN);
+    let (client, server) = (ca.tls("web", Leaf::Expired), ca.tls("orders", Leaf::Good));
+    for _ in 0..20 {
+        let (near, far) = pair().await;
+        let call = async {
+            let (mut io, _) = client.connect(near, &ca.id("orders"), Alpn::H2).await.unwrap();
+            // Before the server has read, let alone judged, what the handshake ended with.
+            io.write_all(&[7; 32 * 1024]).await.unwrap();
+            io.flush().await.unwrap();
+            io.read_u8().await.map_err(|error| refusal(&error))
+        };
+        let (told, refused) = tokio::join!(call, server.accept(far, &[]));
+        assert_eq!(refused.err().map(|error| error.reason), Some(Reason::TlsExpired));
+        assert_eq!(told, Err(Some(Reason::TlsExpired)));
+    }
+}
+
+#[tokio::test]
 async fn plaintext_and_foreign_tls_are_refused_as_plaintext() {
     let ca = Ca::new(DOMAIN);
     let server = ca.tls("orders", Leaf::Good);

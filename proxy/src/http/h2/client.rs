@@ -36,6 +36,7 @@ use crate::http::h2::outgoing::Gathered;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::hop_io::HopIo;
+use crate::http::hop_io::Refusal;
 use crate::timer::Timers;
 
 /// A connection, as everybody has it who sends on it. When the last handle and the last stream are gone it says GOAWAY
@@ -60,6 +61,7 @@ struct Link {
     closed: Cell<bool>,
     ended: Cell<bool>,
     freed: Notify,
+    refusal: Refusal,
 }
 
 /// A stream's place on the connection. Dropping it lets the next request in.
@@ -79,6 +81,8 @@ impl Client {
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        let io = HopIo::new(io);
+        let refusal = io.refusal();
         let (send, mut connection) = ::h2::client::Builder::new()
             .enable_push(false)
             .initial_max_send_streams(settings.streams.min(100) as usize)
@@ -88,10 +92,10 @@ impl Client {
             .max_frame_size(super::FRAME as u32)
             .max_send_buffer_size(settings.send_buffer)
             .max_local_error_reset_streams(Some(settings.local_resets))
-            .handshake::<_, Bytes>(HopIo::new(io))
+            .handshake::<_, Bytes>(io)
             .await?;
         let pings = Pings::new(connection.ping_pong(), settings.keep_alive, timers);
-        let state = Rc::new(Link::default());
+        let state = Rc::new(Link { refusal, ..Link::default() });
         tokio::task::spawn_local(drive(connection, pings, Rc::clone(&state)));
         let (ledger, most) = (settings.ledger.clone(), settings.streams as usize);
         Ok(Self(Rc::new(Shared { send: RefCell::new(send), state, ledger, most })))
@@ -179,7 +183,10 @@ impl Client {
         };
         let (response, stream) = match sent {
             Ok(sent) => sent,
-            Err(error) => return Err(unsent(Reason::ResetBeforeResponse, error.to_string(), body)),
+            Err(error) => {
+                let reason = slot.link.refusal.get().unwrap_or(Reason::ResetBeforeResponse);
+                return Err(unsent(reason, error.to_string(), body));
+            }
         };
         drop(send);
         let gathered = Gathered::new(convert::content_length(&head.headers));
@@ -221,7 +228,10 @@ impl<'c> Exchange<'c> {
         .await;
         let response = match result {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(failed(&error, answered, self.upload.or(finished))),
+            Some(Err(error)) => {
+                let refusal = self.slot.link.refusal.get();
+                return Err(failed(&error, answered, self.upload.or(finished), refusal));
+            }
             None => {
                 let reason = cut.unwrap_or(Reason::ClientGone);
                 let detail = "the request was cut".to_owned();
@@ -244,11 +254,18 @@ fn unsent(reason: Reason, detail: String, body: Body<'_>) -> SendError<'_> {
     SendError { reason, detail, never_processed: true, written: false, answered: false, body: Some(body) }
 }
 
-/// What an error says about a request that went out. The h2 crate tells only streams above a GOAWAY's last id of it.
-fn failed<'c>(error: &::h2::Error, answered: bool, upload: Option<Box<Upload<'c>>>) -> SendError<'c> {
+/// What an error says about a request that went out. The h2 crate tells only streams above a GOAWAY's last id of it. Who
+/// refuses our certificate has read nothing of it.
+fn failed<'c>(
+    error: &::h2::Error,
+    answered: bool,
+    upload: Option<Box<Upload<'c>>>,
+    refusal: Option<Reason>,
+) -> SendError<'c> {
     let refused = error.is_reset() && error.reason() == Some(::h2::Reason::REFUSED_STREAM);
-    let never_processed = error.is_remote() && (refused || error.is_go_away());
-    let reason = if error.is_library() { Reason::ProtocolError } else { Reason::ResetBeforeResponse };
+    let never_processed = error.is_remote() && (refused || error.is_go_away()) || refusal.is_some();
+    let own = if error.is_library() { Reason::ProtocolError } else { Reason::ResetBeforeResponse };
+    let reason = refusal.unwrap_or(own);
     let body = match upload {
         None => Some(Body::Empty),
         Some(upload) if upload.gathered.taken == 0 => Some(upload.body),

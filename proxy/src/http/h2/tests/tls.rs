@@ -3,12 +3,17 @@ use std::sync::Arc;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::http::hop_io::tests::Counted;
 use crate::net::big_read::BigRead;
+use crate::tls::Alpn;
+use crate::tls::tests::ca::Ca;
+use crate::tls::tests::ca::Leaf;
 
 type Ends = (
     tokio_rustls::client::TlsStream<BigRead<DuplexStream>>,
@@ -89,5 +94,28 @@ fn a_connection_that_ends_well_says_so_in_tls() {
         let mut rest = Vec::new();
         near.read_to_end(&mut rest).await.expect("close_notify, not a bare end");
         assert_eq!(done.await.expect("no panic"), Ok(()));
+    });
+}
+
+#[test]
+fn a_refused_certificate_is_the_reason_and_proves_that_nobody_read_the_request() {
+    run(async {
+        let ca = Ca::new("mesh.test");
+        let (caller, server) = (ca.tls("web", Leaf::Expired), ca.tls("orders", Leaf::Good));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let far = far.expect("accepted").0;
+        let judged = tokio::task::spawn_local(async move { server.accept(far, &[]).await.err().map(|e| e.reason) });
+        let (io, _) =
+            caller.connect(near.expect("open"), &ca.id("orders"), Alpn::H2).await.expect("the server is good");
+        let client = Client::connect(io, &settings(), &Timers::new()).await.expect("a preface");
+        let slot = client.ready().await.expect("open");
+        let Err(error) = client.exchange(slot, &get("/"), Body::Empty, &Interim::default()).await else {
+            panic!("the server takes no expired certificate");
+        };
+        assert_eq!((error.reason, error.never_processed), (Reason::TlsExpired, true));
+        drop((error, client));
+        assert_eq!(judged.await.expect("no panic"), Some(Reason::TlsExpired));
     });
 }
