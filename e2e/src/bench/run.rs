@@ -364,8 +364,11 @@ fn load(
         put(Figure::Cpu, each(after.0 - before.0 + after.1 - before.1));
         put(Figure::CpuInbound, each(after.1 - before.1));
     }
-    put(Figure::P50, figures.p50);
-    put(Figure::P99, figures.p99);
+    // On a machine that stands still all the time, no latency can be judged.
+    if figures.p50 > 0.0 {
+        put(Figure::P50, figures.p50);
+        put(Figure::P99, figures.p99);
+    }
     Ok(())
 }
 
