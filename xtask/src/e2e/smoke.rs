@@ -67,9 +67,10 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("a TrafficPolicy goes live, and kubectl says so", || target.policy())?;
     step("an HTTPRoute goes live", || target.route())?;
     step("an AccessPolicy goes live: the caller gets its reason", || target.denied())?;
-    step("a strict port refuses who has no sidecar, and nobody else", || target.strict())?;
     step("a Job with a sidecar calls at once, and ends", || target.job())?;
-    step("calls go on while there is no control plane, and policies after it is back", || target.outage())
+    step("calls go on while there is no control plane, and policies after it is back", || target.outage())?;
+    // Last, because the kubelet's probes are plaintext too and are not yet performed by the sidecar.
+    step("a strict port refuses who has no sidecar, and nobody else", || target.strict())
 }
 
 /// Runs a step and says how long it took.
