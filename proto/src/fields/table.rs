@@ -261,12 +261,12 @@ pub const TRAFFIC: &[Field] = &[
     count("loadBalancing.boundedPercent", "125", 100, 1000, "No endpoint gets more than this share of the mean."),
     time_or_off("loadBalancing.slowStart.window", "10s", "1s", "10m", "New endpoints weigh less at first."),
     percent("loadBalancing.slowStart.minWeightPercent", "10", ""),
-    choice(
+    later(choice(
         "loadBalancing.locality",
         "Prefer",
         &["Prefer", "Off", "Strict"],
         "The own zone, while three endpoints there are ready.",
-    ),
+    )),
     later(count(
         "loadBalancing.subsetSize",
         "",
