@@ -155,9 +155,9 @@ pub const TRAFFIC: &[Field] = &[
         "1h",
         "1s",
         "24h",
-        "Nothing either way on a request under way. Envoy's 5 min break quiet gRPC streams.",
+        "Nothing either way in a tunnel or opaque connection (answers: not yet). Envoy's 5 min break quiet gRPC streams.",
     ),
-    time("timeouts.maxStreamDuration", "", "1s", "720h", "Ceiling for streams and WebSockets."),
+    later(time("timeouts.maxStreamDuration", "", "1s", "720h", "Ceiling for streams and WebSockets.")),
     count("retries.attempts", "2", 0, 5, "Extra tries: by default of failures only whose request was never processed."),
     Field {
         path: "retries.retryOn",
