@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use leno_e2e::story;
 
+use crate::proxies::AGAIN;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::is_long;
@@ -49,7 +50,9 @@ async fn a_killed_control_plane_costs_no_request_and_its_return_no_push() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_control_plane_without_its_state_says_so_and_no_proxy_drops_what_it_has() {
-    let mut stage = Stage::set(Setting::default()).await;
+    // A proxy is killed on the way, and what is under way on it goes with it.
+    let manifests = vec![("server-policy.yaml", traffic_policy("server", AGAIN))];
+    let mut stage = Stage::set(Setting { manifests, ..Setting::default() }).await;
     let load = stage.load("caller-0", "server", 100).await;
     let start = Instant::now();
     let (state, kept) = (stage.mesh.state(), stage.mesh.folder.join("kept"));

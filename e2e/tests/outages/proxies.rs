@@ -13,7 +13,8 @@ use crate::stage::tell;
 use crate::stage::traffic_policy;
 
 /// What is under way on a killed proxy is lost with it; a GET may be asked again, so policy does.
-const AGAIN: &str = "retries: {attempts: 3, retryOn: [ConnectFailure, RefusedStream, ResetBeforeRequest, Reset]}";
+pub(crate) const AGAIN: &str =
+    "retries: {attempts: 3, retryOn: [ConnectFailure, RefusedStream, ResetBeforeRequest, Reset]}";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_proxy_comes_back_from_its_volume() {
