@@ -40,7 +40,7 @@ pub const SIDES: [&str; 2] = ["outbound", "inbound"];
 /// Instructions may differ by so much, in percent: which requests meet in one turn of the loop is left to chance.
 const INSTRUCTIONS_PERCENT: f64 = 5.0;
 /// Allocations by so much; buffers grow now and then.
-const ALLOCATIONS: f64 = 0.3;
+const ALLOCATIONS: f64 = 0.6;
 
 /// One case in one sidecar.
 pub struct Measured {
