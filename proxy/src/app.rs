@@ -94,7 +94,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     })?;
     let (spans, span_queue) = export::queue(metrics.clone(), Instant::now());
     let (drain, drain_watch) = drain::channel();
-    let workers = config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota()));
+    let workers = worker_count(&config);
     // The workers come after the state whose gates ask them for idle connections.
     let crew: Arc<OnceLock<Weak<Crew>>> = Arc::default();
     let (state, wanted) = State::new({
@@ -133,13 +133,14 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let drain = Arc::new(drain);
+    let side = restore(&config, &shared, &store, wanted)?;
     let (hands, threads) = start_workers(workers, &shared, &listens)?;
     crew.set(Arc::downgrade(&hands)).expect("set here alone");
     tracing::info!(version = VERSION, workers, pod = config.pod_name, "leno-proxy runs");
     let export =
         control.spawn(vital("the export of spans", export_spans(config.clone(), shared.state.clone(), span_queue)));
     let last_words = shared.spans.clone();
-    let end = control.block_on(vital("the control task", govern(&config, &shared, &store, wanted, &drain)));
+    let end = control.block_on(vital("the control task", govern(&config, &shared, side, &drain)));
     // Whatever ended it, connections are cut now, and the threads return.
     drain.enter(Phase::Forced);
     for thread in threads {
@@ -267,14 +268,16 @@ async fn serve(local: Rc<Local>, accepted: Accepted) {
     }
 }
 
-/// The control side: identity, session, status, telemetry; ends with the proxy.
-async fn govern(
-    config: &Config,
-    shared: &Shared,
-    store: &Arc<Store>,
-    wanted: Wanted,
-    drain: &Arc<Drain>,
-) -> anyhow::Result<()> {
+/// What speaks with the control plane, with everything that the volume held already in force.
+struct ControlSide {
+    progress: Arc<Progress>,
+    renewal: Renewal,
+    session: Control,
+}
+
+/// Takes up what an earlier process of this pod left in the volume. It must be done before the first connection is
+/// accepted: a peer that was refused for want of our certificate would leave this endpoint out for a while.
+fn restore(config: &Config, shared: &Shared, store: &Arc<Store>, wanted: Wanted) -> anyhow::Result<ControlSide> {
     let progress = Arc::new(Progress::default());
     let anchors = Arc::new(Anchors::new(config.trust_anchor.clone(), config.trust_domain.clone(), shared.tls.clone()));
     let file = store.kept();
@@ -297,7 +300,7 @@ async fn govern(
     let session = Control::new(
         Parts {
             pod_uid: config.pod_uid.clone(),
-            workers: config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota())) as u32,
+            workers: worker_count(config) as u32,
             state: shared.state.clone(),
             wanted,
             dialer,
@@ -310,6 +313,16 @@ async fn govern(
         &file,
     );
     renewal.restore(&file);
+    Ok(ControlSide { progress, renewal, session })
+}
+
+fn worker_count(config: &Config) -> usize {
+    config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota()))
+}
+
+/// The control side at work: identity, session, status, telemetry; ends with the proxy.
+async fn govern(config: &Config, shared: &Shared, side: ControlSide, drain: &Arc<Drain>) -> anyhow::Result<()> {
+    let ControlSide { progress, renewal, session } = side;
     // Explicit listeners know what they will need: ask before the first connection does.
     for listen in &config.outbound_listen {
         let (state, service) = (shared.state.clone(), listen.service.service.clone());

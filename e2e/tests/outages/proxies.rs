@@ -61,9 +61,14 @@ async fn callers_side(stage: &mut Stage, when: &str) {
     tell(format_args!("{when}, a caller's proxy killed: ready after {took:.1?}, then 0 of 50 failed"));
 }
 
-/// Its certificate is the one that it had: none was asked for.
-async fn from_volume(stage: &mut Stage, pod: &str) {
+/// Its certificate is the one that it had: none was asked for, and no peer came before it was in force.
+pub(crate) async fn from_volume(stage: &mut Stage, pod: &str) {
     let renewals = stage.metrics(pod).await.sum("leno_certificate_renewals_total", &[]);
     assert_eq!(renewals, 0.0, "{pod} took its certificate from its volume");
+    assert_eq!(
+        stage.connections_refused(pod, "no_certificate").await,
+        0.0,
+        "{pod} accepted before it had its certificate"
+    );
     assert!(stage.said(pod).contains("certificate restored from the volume"));
 }
