@@ -170,10 +170,17 @@ fn members_of(table: &[Field], below: &str) -> String {
 fn unknown(table: &[Field], prefix: &str, name: &str) -> String {
     let below = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
     let known = names(table, &below);
-    match known.iter().min_by_key(|known| distance(known, name)).filter(|known| distance(known, name) <= 3) {
+    match closest(name, known.iter().copied()) {
         Some(close) => format!("no such field; did you mean {close}?"),
         None => format!("no such field; here are {}", known.join(", ")),
     }
+}
+
+/// Which of the known names was most likely meant: at most three edits away, or four where a name is long.
+pub fn closest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let edits_max = if name.len() > 16 { 4 } else { 3 };
+    let near = known.into_iter().map(|known| (distance(known, name), known));
+    near.filter(|(edits, _)| *edits <= edits_max).min_by_key(|(edits, _)| *edits).map(|(_, known)| known)
 }
 
 /// Levenshtein, without case.

@@ -1,6 +1,7 @@
 //! What a Pod's annotations ask of its sidecar, read strictly: a misspelt wish must never be no wish.
 
 use ipnet::IpNet;
+use leno_proto::fields;
 use serde_json::Value;
 use serde_json::json;
 
@@ -109,27 +110,12 @@ fn quantity(text: &str) -> bool {
 }
 
 fn unknown(name: &str) -> String {
-    let close = KNOWN.iter().map(|(known, _)| *known).chain([INJECT]).min_by_key(|known| distance(known, name));
-    match close.filter(|known| distance(known, name) <= 4) {
+    let known = KNOWN.iter().map(|(known, _)| *known).chain([INJECT]);
+    match fields::closest(name, known) {
         Some(close) => format!("annotation {name}: there is none of this name; did you mean {close}?"),
         None => {
             let names: Vec<&str> = KNOWN.iter().map(|(known, _)| *known).collect();
             format!("annotation {name}: there is none of this name; there are {}", names.join(", "))
         }
     }
-}
-
-/// Levenshtein.
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let change = corner + usize::from(a != b);
-            corner = row[j + 1];
-            row[j + 1] = change.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }
