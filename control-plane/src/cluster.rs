@@ -21,11 +21,13 @@ use tokio::time::Instant;
 
 use crate::cluster::gather::Gathered;
 use crate::cluster::gather::Read;
+use crate::kube::Error;
 use crate::kube::client::Client;
 use crate::kube::watch::News;
 use crate::kube::watch::Resource;
 use crate::kube::watch::Sink;
 use crate::kube::watch::follow;
+use crate::kube::watch::list;
 use crate::object::Kind;
 use crate::source::Batch;
 
@@ -127,6 +129,30 @@ pub async fn run(client: Arc<Client>, batches: mpsc::Sender<Batch>, stale: watch
             return;
         }
     }
+}
+
+/// All that is watched, as it is now: for tools that look once.
+///
+/// # Errors
+/// A kind that could not be listed: half a world would be a wrong one.
+pub async fn snapshot(client: &Client) -> Result<Batch, Error> {
+    let mut gathered = Gathered::new(WATCHED);
+    for kind in WATCHED {
+        let mut listed = Vec::new();
+        for path in paths(kind) {
+            match list(client, &path, &|object| Read::object(kind, object)).await {
+                Ok((all, _)) => {
+                    listed = all;
+                    break;
+                }
+                // Not installed, or not in this version.
+                Err(error) if error.not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        gathered.take(kind, News::Listed(listed), Instant::now());
+    }
+    Ok(gathered.batch().expect("every kind has been listed, and nothing was passed on before"))
 }
 
 fn hear(gathered: &mut Gathered, kind: Kind, news: News<Read>) {

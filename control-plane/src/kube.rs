@@ -4,6 +4,7 @@
 pub mod access;
 pub mod base64;
 pub mod client;
+pub mod exec;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod time;

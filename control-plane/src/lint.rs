@@ -1,6 +1,7 @@
 //! What a policy says that holds together and still does not do what its author means: fields of several objects, merged, seen at
 //! once. Pure functions over the compiled view, so that conditions and the command line say the same. It never refuses anything.
 
+pub mod codes;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use leno_proto::policy::RetryMethods;
 use leno_proto::policy::RetryOn;
 use leno_proto::policy::Traffic;
 use leno_proto::policy::Trip;
+use serde::Serialize;
 
 /// One thing that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,18 +35,55 @@ pub struct Site {
     pub meshed_endpoints: Option<usize>,
     /// The shortest `timeouts.idle` among the InboundPolicies of its endpoints.
     pub server_idle: Option<Duration>,
+    /// The shortest grace period among the Pods of its endpoints.
+    pub server_grace: Option<Duration>,
 }
 
-impl fmt::Display for Warning {
+/// What is told of one object: a warning where it holds, or what is wrong with the object itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub code: &'static str,
+    /// Dotted, below `spec`; empty: the object as a whole.
+    pub field: String,
+    pub message: String,
+    pub remedy: String,
+    /// Such as `Service shop/orders port 80`; empty: the object itself.
+    pub place: String,
+}
+
+impl Warning {
+    pub fn at(self, place: &str) -> Finding {
+        Finding {
+            code: self.code,
+            field: self.fields.first().copied().unwrap_or_default().to_owned(),
+            message: self.message,
+            remedy: self.remedy.to_owned(),
+            place: place.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {} ({})", self.code, self.fields.first().unwrap_or(&""), self.message, self.remedy)
+        f.write_str(self.code)?;
+        if !self.field.is_empty() {
+            write!(f, " {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, " ({})", self.remedy)?;
+        }
+        if !self.place.is_empty() {
+            write!(f, ", on {}", self.place)?;
+        }
+        Ok(())
     }
 }
 
 /// Of a policy folded for one Service port or one rule.
 pub fn traffic(policy: &Traffic, site: &Site) -> Vec<Warning> {
     let mut found = Vec::new();
-    timeouts(policy, &mut found);
+    timeouts(policy, site, &mut found);
     retries(policy, site, &mut found);
     connections(policy, site, &mut found);
     breakers(policy, &mut found);
@@ -86,7 +125,7 @@ pub fn inbound(policy: &InboundTraffic) -> Vec<Warning> {
     found
 }
 
-fn timeouts(policy: &Traffic, found: &mut Vec<Warning>) {
+fn timeouts(policy: &Traffic, site: &Site, found: &mut Vec<Warning>) {
     let times = &policy.timeouts;
     let Some(request) = times.request else { return };
     let tries = policy.retries.attempts + 1;
@@ -126,6 +165,18 @@ fn timeouts(policy: &Traffic, found: &mut Vec<Warning>) {
             fields: &["timeouts.maxStreamDuration", "timeouts.request"],
             message: format!("it is below the {} that the answer's head alone may take", text(request)),
             remedy: "lengthen maxStreamDuration",
+        });
+    }
+    if let Some(grace) = site.server_grace.filter(|grace| request >= *grace) {
+        found.push(Warning {
+            code: "GRACE_BELOW_REQUEST",
+            fields: &["timeouts.request"],
+            message: format!(
+                "a request may take {}, and a server's pod is killed after {}",
+                text(request),
+                text(grace)
+            ),
+            remedy: "raise the pods' terminationGracePeriodSeconds or shorten request",
         });
     }
     // Only for those who set it: the default is cut by the request's end, as it should.

@@ -287,6 +287,45 @@ impl Directory {
     }
 }
 
+/// One document of a text, for tools that judge manifests without serving them.
+#[derive(Debug)]
+pub struct Manifest {
+    /// `None`: it cannot be told which object is meant.
+    pub id: Option<ObjectId>,
+    /// From 1.
+    pub line: u64,
+    pub outcome: Result<Arc<Object>, Box<Refused>>,
+}
+
+/// The documents of a text that are ours to read, each judged as an API server would.
+pub fn manifests(file: &str, text: &str) -> Vec<Manifest> {
+    let documents = parse::documents(file, text).into_iter();
+    documents.map(|one| Manifest { id: one.id, line: one.line, outcome: one.outcome }).collect()
+}
+
+/// The EndpointSlices of Services that select Pods and have none written by hand.
+pub fn endpoint_slices<'a>(objects: impl Iterator<Item = &'a Arc<Object>>) -> Vec<Arc<Object>> {
+    endpoints::derive(objects).into_values().collect()
+}
+
+/// Every manifest below a folder, by its path.
+///
+/// # Errors
+/// The folder cannot be read, or holds too much.
+pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    list(folder, folder, DEPTH_MAX, &mut found)?;
+    Ok(found.into_values().map(|(path, _)| path).collect())
+}
+
+/// A text of bounded size.
+///
+/// # Errors
+/// In words: it cannot be read, is too large, or is no UTF-8.
+pub fn read(path: &Path) -> Result<String, String> {
+    read_bounded(path)
+}
+
 /// Looks for ever, in a thread that may block; ends when nobody listens.
 pub async fn run(mut directory: Directory, batches: mpsc::Sender<Batch>) {
     let mut tick = tokio::time::interval(POLL);

@@ -16,6 +16,7 @@ use crate::compile::outbound;
 use crate::compile::policy;
 use crate::index::Topic;
 use crate::lint;
+use crate::lint::Finding;
 use crate::lint::Site;
 use crate::lint::Warning;
 use crate::object::Kind;
@@ -36,17 +37,20 @@ use crate::object::ours::TrafficPolicy;
 /// Services of a namespace, Pods of a workload, that are looked at.
 const PLACES_MAX: usize = 16;
 
+/// Seconds: Kubernetes' own default.
+const GRACE: u32 = 30;
+
 /// What is told of one object: each code once, with the first place where it holds.
 struct Advice {
     /// Fields that the object sets.
     set: Vec<String>,
     told: BTreeSet<&'static str>,
-    lines: Vec<String>,
+    found: Vec<Finding>,
 }
 
 impl Advice {
     fn new(set: Vec<String>) -> Advice {
-        Advice { set, told: BTreeSet::new(), lines: Vec::new() }
+        Advice { set, told: BTreeSet::new(), found: Vec::new() }
     }
 
     fn sets(&self, field: &str) -> bool {
@@ -58,13 +62,13 @@ impl Advice {
             // A union counts as one field, whichever member is set.
             let concerns = warning.fields.iter().any(|field| self.sets(field));
             if concerns && self.told.insert(warning.code) {
-                self.lines.push(format!("{warning}, on {place}"));
+                self.found.push(warning.at(place));
             }
         }
     }
 }
 
-pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<String> {
+pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding> {
     let mut advice = Advice::new(fields::set_fields(fields::TRAFFIC, &object.spec.body));
     let author = object.metadata.namespace.as_str();
     for one in &object.spec.target_refs {
@@ -98,7 +102,7 @@ pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<String>
             None => {}
         }
     }
-    advice.lines
+    advice.found
 }
 
 fn of_service(lens: &Lens<'_>, service: &Service, one: &TargetRef, author: &str, advice: &mut Advice) {
@@ -114,14 +118,18 @@ fn of_service(lens: &Lens<'_>, service: &Service, one: &TargetRef, author: &str,
 /// The endpoints are counted, and their own policies read, only for who set what they bear on.
 fn site(lens: &Lens<'_>, service: &Service, port: &ServicePortSpec, advice: &Advice) -> Site {
     let mut site = Site { protocol: outbound::protocol(port), ..Site::default() };
-    if !advice.sets("connection.maxConnections") && !advice.sets("connection.idleTimeout") {
+    let asked = ["connection.maxConnections", "connection.idleTimeout", "timeouts.request"];
+    if !asked.iter().any(|field| advice.sets(field)) {
         return site;
     }
     let target = ServicePort { service: name_of(service), port: port.port };
     let all = endpoints::of_port(lens, &target).unwrap_or_default();
     site.meshed_endpoints = Some(all.iter().filter(|endpoint| endpoint.identity.is_some()).count());
+    let pod = |endpoint: &Endpoint| lens.about(Topic::PodUid(endpoint.uid.clone())).into_iter().find_map(pod_of);
+    let grace = |pod: &Pod| Duration::from_secs(pod.spec.termination_grace_period_seconds.unwrap_or(GRACE).into());
+    site.server_grace = all.iter().take(PLACES_MAX).filter_map(pod).map(grace).min();
     let idle = |endpoint: &Endpoint| -> Option<Duration> {
-        let pod = lens.about(Topic::PodUid(endpoint.uid.clone())).into_iter().find_map(pod_of)?;
+        let pod = pod(endpoint)?;
         Some(policy::inbound_of_port(lens, pod, endpoint.addresses.first()?.port()).timeouts.idle)
     };
     site.server_idle =
@@ -137,7 +145,7 @@ fn pod_of(object: &Object) -> Option<&Pod> {
 }
 
 /// Of a route's own inline fields.
-pub(super) fn of_http_route(lens: &Lens<'_>, route: &HttpRoute) -> Vec<String> {
+pub(super) fn of_http_route(lens: &Lens<'_>, route: &HttpRoute) -> Vec<Finding> {
     let rules = &route.spec.rules;
     let inline = [
         ("timeouts.request", rules.iter().any(|rule| rule.timeouts.request.is_some())),
@@ -158,7 +166,7 @@ pub(super) fn of_http_route(lens: &Lens<'_>, route: &HttpRoute) -> Vec<String> {
             &mut advice,
         );
     }
-    advice.lines
+    advice.found
 }
 
 /// Which rules of which route, in whose view.
@@ -193,17 +201,17 @@ fn of_rules(lens: &Lens<'_>, rules: &Rules<'_>, advice: &mut Advice) {
     }
 }
 
-pub(super) fn of_mesh(lens: &Lens<'_>, mesh: &Mesh) -> Vec<String> {
+pub(super) fn of_mesh(lens: &Lens<'_>, mesh: &Mesh) -> Vec<Finding> {
     let defaults = &mesh.spec.defaults;
     let mut advice = Advice::new(fields::set_fields(fields::TRAFFIC, &defaults.traffic));
     advice.add(lint::traffic(&policy::defaults(lens), &Site::default()), "the Mesh");
     advice.set = fields::set_fields(fields::INBOUND, &defaults.inbound);
     advice.add(lint::inbound(&fields::inbound(&defaults.inbound)), "the Mesh");
-    advice.lines
+    advice.found
 }
 
 /// Merged for the first Pods that it selects; alone where it selects none.
-pub(super) fn of_inbound(lens: &Lens<'_>, object: &InboundPolicy) -> Vec<String> {
+pub(super) fn of_inbound(lens: &Lens<'_>, object: &InboundPolicy) -> Vec<Finding> {
     let mut advice = Advice::new(fields::set_fields(fields::INBOUND, &object.spec.body));
     let workloads = &object.spec.workloads;
     let namespace = object.metadata.namespace.as_str();
@@ -220,5 +228,5 @@ pub(super) fn of_inbound(lens: &Lens<'_>, object: &InboundPolicy) -> Vec<String>
         let folded = policy::inbound_of_port(lens, pod, port);
         advice.add(lint::inbound(&folded), &format!("Pod {}", pod.metadata.key()));
     }
-    advice.lines
+    advice.found
 }

@@ -18,6 +18,8 @@ use crate::compile::policy::Section;
 use crate::index::Topic;
 use crate::index::World;
 use crate::index::mesh_id;
+use crate::lint::Finding;
+use crate::lint::codes;
 use crate::object::Kind;
 use crate::object::Object;
 use crate::object::ObjectId;
@@ -50,7 +52,7 @@ type Fault = (&'static str, String);
 pub struct Judged {
     accepted: Option<Fault>,
     resolved: Option<Fault>,
-    warnings: Vec<String>,
+    warnings: Vec<Finding>,
     /// Fields that it sets, as proxies name them: `traffic.PATH` and `inbound.PATH`.
     pub fields: Vec<String>,
     /// Of these, what the proxies of our own release do not act on: what there is to say before a proxy has spoken.
@@ -126,13 +128,33 @@ pub fn judge(world: &World, object: &Object) -> Option<Judged> {
 
 impl Judged {
     /// `unsupported` in words.
-    pub fn conditions(mut self, unsupported: Vec<String>, generation: i64) -> Vec<Condition> {
-        self.warnings.extend(unsupported);
+    pub fn conditions(self, unsupported: Vec<String>, generation: i64) -> Vec<Condition> {
+        let warnings: Vec<String> = self.warnings.iter().map(ToString::to_string).chain(unsupported).collect();
         vec![
             condition("Accepted", self.accepted, generation),
             condition("ResolvedRefs", self.resolved, generation),
-            warnings_condition(&self.warnings, generation),
+            warnings_condition(&warnings, generation),
         ]
+    }
+
+    /// All that there is to say, with what is wrong first; before any proxy has spoken.
+    pub fn findings(&self) -> Vec<Finding> {
+        let fault = |(reason, message): &Fault| Finding {
+            code: codes::of_reason(reason),
+            field: String::new(),
+            message: message.clone(),
+            remedy: String::new(),
+            place: String::new(),
+        };
+        let faults = self.accepted.iter().chain(&self.resolved).map(fault);
+        let unsupported = self.unsupported.iter().map(|field| Finding {
+            code: "UNSUPPORTED_FIELD",
+            field: field.split_once('.').map_or(field.as_str(), |(_, path)| path).to_owned(),
+            message: "no proxy of this release acts on it".to_owned(),
+            remedy: "remove it, or do not rely on it".to_owned(),
+            place: String::new(),
+        });
+        faults.chain(self.warnings.iter().cloned()).chain(unsupported).collect()
     }
 
     fn sets(&mut self, prefix: &str, table: &[Field], body: &Body) {
@@ -253,13 +275,18 @@ fn inbound_conflict(lens: &Lens<'_>, policy: &InboundPolicy) -> Option<Fault> {
     ))
 }
 
-fn idle_workloads(lens: &Lens<'_>, namespace: &str, workloads: &crate::object::ours::Workloads) -> Option<String> {
+fn idle_workloads(lens: &Lens<'_>, namespace: &str, workloads: &crate::object::ours::Workloads) -> Option<Finding> {
     let topic =
         if namespace == ROOT_NAMESPACE { Topic::All(Kind::Pod) } else { Topic::In(Kind::Pod, namespace.into()) };
     let selects =
         |object: &&Object| workloads.selector.match_labels.iter().all(|(k, v)| object.meta().labels.get(k) == Some(v));
-    (!lens.about(topic).iter().any(selects))
-        .then(|| "NO_WORKLOADS workloads: it selects no Pod (compare its labels with the Pods')".to_owned())
+    (!lens.about(topic).iter().any(selects)).then(|| Finding {
+        code: "NO_WORKLOADS",
+        field: "workloads".to_owned(),
+        message: "it selects no Pod".to_owned(),
+        remedy: "compare its labels with the Pods'".to_owned(),
+        place: String::new(),
+    })
 }
 
 fn parent_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {

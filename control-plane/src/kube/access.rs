@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -49,12 +50,20 @@ impl Access {
 
     /// From a kubeconfig's current context.
     pub fn kubeconfig(path: &Path) -> Result<Access, Error> {
+        Access::context(path, None).map(|(access, _)| access)
+    }
+
+    /// From a context of a kubeconfig, the current one where none is named; and the namespace that it means.
+    pub fn context(path: &Path, named: Option<&str>) -> Result<(Access, String), Error> {
         let wrong = |why: String| Error::Access(format!("{}: {why}", path.display()));
         let text = String::from_utf8(read(path)?).map_err(|error| wrong(error.to_string()))?;
         let file: Kubeconfig = serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let current = &file.current_context;
-        let context = file.contexts.iter().find(|one| one.name == *current);
-        let context = &context.ok_or_else(|| wrong(format!("there is no context {current:?}")))?.context;
+        let chosen = named.unwrap_or(&file.current_context);
+        let context = file.contexts.iter().find(|one| one.name == *chosen).ok_or_else(|| {
+            let names: Vec<&str> = file.contexts.iter().map(|one| one.name.as_str()).collect();
+            wrong(format!("there is no context {chosen:?}; there are {}", names.join(", ")))
+        })?;
+        let context = &context.context;
         let cluster = file.clusters.iter().find(|one| one.name == context.cluster);
         let cluster = &cluster.ok_or_else(|| wrong(format!("there is no cluster {:?}", context.cluster)))?.cluster;
         let user = file.users.iter().find(|one| one.name == context.user).map(|one| one.user.clone());
@@ -62,6 +71,7 @@ impl Access {
         let base = path.parent().unwrap_or(Path::new("."));
         let (secure, host, port) =
             address(&cluster.server).ok_or_else(|| wrong(format!("{:?} is no server", cluster.server)))?;
+        let given = user.exec.as_ref().map(Plugin::ask).transpose().map_err(wrong)?.unwrap_or_default();
         let tls = match secure {
             false => None,
             true => {
@@ -69,15 +79,18 @@ impl Access {
                 let anchors = anchors.ok_or_else(|| wrong("the cluster names no certificate authority".to_owned()))?;
                 let certificate = either(base, &user.client_certificate_data, &user.client_certificate)?;
                 let key = either(base, &user.client_key_data, &user.client_key)?;
-                Some(Arc::new(client_config(&anchors, certificate.zip(key))?))
+                let made = given.client_certificate_data.zip(given.client_key_data);
+                let made = made.map(|(certificate, key)| (certificate.into_bytes(), key.into_bytes()));
+                Some(Arc::new(client_config(&anchors, certificate.zip(key).or(made))?))
             }
         };
-        let credential = match (user.token, user.token_file) {
+        let credential = match (user.token.or(given.token), user.token_file) {
             (Some(token), _) => Credential::Token(token),
             (None, Some(file)) => Credential::File(base.join(file)),
             (None, None) => Credential::None,
         };
-        Ok(Access { host, port, tls, credential })
+        let namespace = if context.namespace.is_empty() { "default" } else { &context.namespace };
+        Ok((Access { host, port, tls, credential }, namespace.to_owned()))
     }
 
     /// What goes into `Authorization`, if anything does.
@@ -117,6 +130,8 @@ struct Context {
     cluster: String,
     #[serde(default)]
     user: String,
+    #[serde(default)]
+    namespace: String,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +171,60 @@ struct User {
     token: Option<String>,
     #[serde(default, rename = "tokenFile")]
     token_file: Option<PathBuf>,
+    #[serde(default)]
+    exec: Option<Plugin>,
+}
+
+/// A program that makes credentials, as managed clusters have it (client.authentication.k8s.io).
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Plugin {
+    api_version: String,
+    command: String,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    env: Option<Vec<Variable>>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Variable {
+    name: String,
+    value: String,
+}
+
+/// What it made.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Given {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    client_certificate_data: Option<String>,
+    #[serde(default)]
+    client_key_data: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ExecCredential {
+    status: Given,
+}
+
+impl Plugin {
+    fn ask(&self) -> Result<Given, String> {
+        let asked = serde_json::json!({"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": false}});
+        let mut command = Command::new(&self.command);
+        command.args(self.args.iter().flatten()).env("KUBERNETES_EXEC_INFO", asked.to_string());
+        command.envs(self.env.iter().flatten().map(|one| (&one.name, &one.value)));
+        let output = command.output().map_err(|error| format!("run {} for credentials: {error}", self.command))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{} gave no credentials: {}: {}", self.command, output.status, said.trim()));
+        }
+        let made: Result<ExecCredential, _> = serde_json::from_slice(&output.stdout);
+        made.map(|made| made.status)
+            .map_err(|error| format!("what {} printed is no ExecCredential: {error}", self.command))
+    }
 }
 
 fn either(base: &Path, data: &Option<String>, file: &Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {

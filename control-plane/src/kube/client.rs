@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
@@ -25,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::kube::Error;
 use crate::kube::access::Access;
+use crate::kube::base64;
 
 /// For everything but a stream, from dialling to the last byte.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -59,6 +61,51 @@ impl Client {
 
     pub async fn get(&self, path: &str) -> Result<Value, Error> {
         self.call(Method::GET, path, None).await
+    }
+
+    /// Whatever a path answers, and whoever does: a Pod's own port behind the API server's `proxy`, for example.
+    pub async fn text(&self, path: &str) -> Result<(StatusCode, String), Error> {
+        let answered = timeout(REQUEST_TIMEOUT, self.answered(path)).await;
+        let (status, body) = answered.map_err(|_| unreachable_in(REQUEST_TIMEOUT))??;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn answered(&self, path: &str) -> Result<(StatusCode, Bytes), Error> {
+        let mut sender =
+            timeout(CONNECT_TIMEOUT, self.connect()).await.map_err(|_| unreachable_in(CONNECT_TIMEOUT))??;
+        let response = sender.send_request(self.request(Method::GET, path, None)?).await.map_err(unreachable)?;
+        let status = response.status();
+        // `sender` lives until the last byte: dropping it would end the connection.
+        let body = collect(response.into_body()).await?;
+        drop(sender);
+        Ok((status, body))
+    }
+
+    /// A connection that has stopped to be HTTP, in the named protocol (RFC 6455 section 4).
+    pub(super) async fn upgraded(&self, path: &str, protocol: &str) -> Result<Upgraded, Error> {
+        let mut request = self.request(Method::GET, path, None)?;
+        let nonce: [u8; 16] = rand::random();
+        for (name, value) in [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", &base64::encode(&nonce)),
+            ("sec-websocket-protocol", protocol),
+        ] {
+            let value = value.parse().map_err(|_| Error::Malformed(format!("{name}: {value}")))?;
+            request.headers_mut().insert(name, value);
+        }
+        let mut sender =
+            timeout(CONNECT_TIMEOUT, self.connect()).await.map_err(|_| unreachable_in(CONNECT_TIMEOUT))??;
+        let response = timeout(REQUEST_TIMEOUT, sender.send_request(request)).await;
+        let response = response.map_err(|_| unreachable_in(REQUEST_TIMEOUT))?.map_err(unreachable)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(match accepted(response).await {
+                Ok(other) => Error::Malformed(format!("{path}: {} instead of a WebSocket", other.status())),
+                Err(error) => error,
+            });
+        }
+        hyper::upgrade::on(response).await.map_err(unreachable)
     }
 
     pub async fn create(&self, path: &str, object: &Value) -> Result<Value, Error> {
@@ -159,7 +206,7 @@ where
 {
     let (sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(unreachable)?;
     // Ends with the connection; dropping the sender ends that.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Ok(sender)
 }
 
@@ -240,7 +287,7 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Error> {
     Ok(read.freeze())
 }
 
-fn unreachable(error: impl std::error::Error) -> Error {
+pub(super) fn unreachable(error: impl std::error::Error) -> Error {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -115,7 +115,7 @@ fn pause(failures: u32, dice: &mut StdRng) -> Duration {
 }
 
 /// All pages, or an error. The version is that of the first page, which the others repeat.
-async fn list<T>(client: &Client, path: &str, read: &impl Fn(Value) -> T) -> Result<(Vec<T>, String), Error> {
+pub async fn list<T>(client: &Client, path: &str, read: &impl Fn(Value) -> T) -> Result<(Vec<T>, String), Error> {
     let mut all = Vec::new();
     let mut more = String::new();
     loop {
