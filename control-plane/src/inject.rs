@@ -4,6 +4,7 @@
 pub mod annotation;
 mod containers;
 mod patch;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,8 @@ pub const INJECTED: &str = "leno.dev/injected";
 pub const UID: i64 = 15_000;
 /// Where the sidecar listens: outgoing, arriving, status.
 pub const PORTS: [i64; 3] = [15_001, 15_006, 15_021];
+/// Kubernetes' own default of a Pod's grace period, in seconds.
+const GRACE: i64 = 30;
 
 /// What every sidecar of this mesh is given.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,13 +74,16 @@ pub fn inject(pod: &Value, namespace: Namespace<'_>, settings: &Settings) -> Out
     if !asked {
         return Outcome::Left("nothing asks for a sidecar");
     }
-    if list(&pod["spec"]["initContainers"]).any(|one| one["name"] == PROXY) {
-        return Outcome::Left("it has its sidecar already");
-    }
     let wishes = match annotation::parse(&pod["metadata"]) {
         Ok(wishes) => wishes,
         Err(wrong) => return Outcome::Refused(wrong),
     };
+    if list(&pod["spec"]["initContainers"]).any(|one| one["name"] == PROXY) {
+        return match probes::turn_later(pod, &wishes) {
+            Some(pod) => Outcome::Injected(Box::new(pod)),
+            None => Outcome::Left("it has its sidecar already"),
+        };
+    }
     if let Some(why) = obstacle(pod, namespace) {
         return Outcome::Refused(format!("{why}, or opt out with the label {INJECT}: disabled"));
     }
@@ -133,6 +139,7 @@ fn obstacle(pod: &Value, namespace: Namespace<'_>) -> Option<String> {
 
 fn with_sidecar(pod: &Value, wishes: &Wishes, settings: &Settings) -> Value {
     let mut injected = pod.clone();
+    let probes = probes::turn(&mut injected, wishes);
     let first = pod["spec"]["containers"][0]["name"].clone();
     let annotations = object(&mut injected["metadata"]["annotations"]);
     annotations.insert(INJECTED.to_owned(), env!("CARGO_PKG_VERSION").into());
@@ -141,7 +148,7 @@ fn with_sidecar(pod: &Value, wishes: &Wishes, settings: &Settings) -> Value {
         annotations.entry(name).or_insert_with(|| first.clone());
     }
     let spec = &mut injected["spec"];
-    let mut init = vec![containers::init(wishes, settings), containers::proxy(pod, wishes, settings)];
+    let mut init = vec![containers::init(wishes, settings), containers::proxy(pod, &probes, wishes, settings)];
     init.extend(list(&spec["initContainers"]).cloned());
     spec["initContainers"] = init.into();
     let mut volumes: Vec<Value> = list(&spec["volumes"]).cloned().collect();

@@ -6,6 +6,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 
 /// What the rest of the proxy lets be seen and done here.
 pub struct Views {
@@ -35,6 +37,8 @@ pub struct Views {
     pub waits_for: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Named dumps for `leno-proxy show NAME`, such as `config` or `pools`. They never hold key material.
     pub shows: Vec<(&'static str, Show)>,
+    /// The application's, performed for the kubelet at `/probe/CONTAINER/KIND`.
+    pub probes: Arc<Probes>,
     /// Begins the drain; again: nothing.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
@@ -48,13 +52,18 @@ const CONNECTIONS_MAX: usize = 64;
 /// A client of these ports sends its head and reads its answer within this time, or is closed.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Serves `/live`, `/ready` and `/metrics` until dropped.
+/// Serves `/live`, `/ready`, `/metrics` and the application's probes until dropped.
 pub async fn serve_status(listener: TcpListener, views: Arc<Views>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((socket, _)) => drop(tokio::spawn(connection(socket, views.clone(), Door::Status, place))),
+            Ok((socket, _)) => {
+                // The address that the kubelet dialled is the one at which it would have asked the application.
+                let Ok(own) = socket.local_addr() else { continue };
+                let door = Door::Status(own.ip().to_canonical());
+                tokio::spawn(connection(socket, views.clone(), door, place));
+            }
             Err(error) => pause_after(&error).await,
         }
     }
@@ -93,7 +102,8 @@ async fn pause_after(error: &io::Error) {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Door {
-    Status,
+    /// At this address.
+    Status(IpAddr),
     Socket,
 }
 
@@ -101,17 +111,24 @@ async fn connection<S>(socket: S, views: Arc<Views>, door: Door, _place: tokio::
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // A hook may take as long as its pod's grace period.
+    let limit = 10 * TIME_MAX + views.probes.longest();
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
-        let answer = answer(&views, door, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+        let views = views.clone();
+        async move { Ok::<_, Infallible>(answer(&views, door, &request).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(TIME_MAX).max_buf_size(16 * 1024);
-    let _ = tokio::time::timeout(10 * TIME_MAX, server.serve_connection(TokioIo::new(socket), service)).await;
+    let _ = tokio::time::timeout(limit, server.serve_connection(TokioIo::new(socket), service)).await;
 }
 
-fn answer(views: &Views, door: Door, method: &Method, path: &str) -> http::Response<Full<Bytes>> {
-    match (method, path) {
+async fn answer(views: &Views, door: Door, request: &http::Request<Incoming>) -> http::Response<Full<Bytes>> {
+    if let (Door::Status(host), &Method::GET, Some(name)) =
+        (door, request.method(), request.uri().path().strip_prefix("/probe/"))
+    {
+        return probe(views, name, host, request.headers().get(http::header::USER_AGENT)).await;
+    }
+    match (request.method(), request.uri().path()) {
         (&Method::POST, "/drain") if door == Door::Socket => {
             (views.drain)();
             text(StatusCode::OK, "draining\n".to_owned())
@@ -119,6 +136,22 @@ fn answer(views: &Views, door: Door, method: &Method, path: &str) -> http::Respo
         (&Method::GET | &Method::HEAD, path) => look(views, door, path),
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET here; see leno-proxy --help for drain\n".to_owned()),
     }
+}
+
+async fn probe(
+    views: &Views,
+    name: &str,
+    host: IpAddr,
+    agent: Option<&http::HeaderValue>,
+) -> http::Response<Full<Bytes>> {
+    let Some(answer) = views.probes.perform(name, host, agent).await else {
+        return text(StatusCode::NOT_FOUND, "the pod has no such probe; see LENO_PROBES in its manifest\n".to_owned());
+    };
+    views.metrics.proxy.probes.increment();
+    if !(200..400).contains(&answer.status.as_u16()) {
+        views.metrics.proxy.probe_failures.increment();
+    }
+    text(answer.status, answer.said + "\n")
 }
 
 fn look(views: &Views, door: Door, path: &str) -> http::Response<Full<Bytes>> {
@@ -135,7 +168,7 @@ fn look(views: &Views, door: Door, path: &str) -> http::Response<Full<Bytes>> {
             response
         }
         _ if door == Door::Socket => show(views, path),
-        _ => text(StatusCode::NOT_FOUND, "here are /live, /ready and /metrics\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "here are /live, /ready, /metrics and the application's probes\n".to_owned()),
     }
 }
 

@@ -331,7 +331,7 @@ async fn govern(config: &Config, shared: &Shared, side: ControlSide, drain: &Arc
     tokio::spawn(vital("the renewal of the certificate", renewal.run()));
     tokio::spawn(vital("the session with the control plane", session.run()));
     let begin = Arc::new(tokio::sync::Notify::new());
-    let views = Arc::new(views::of(shared, progress, begin.clone()));
+    let views = Arc::new(views::of(shared, progress, config.probes.clone(), begin.clone()));
     let status = TcpListener::bind(config.status)
         .await
         .with_context(|| format!("LENO_STATUS (--status): listen on {}", config.status))?;

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Arg;
@@ -24,6 +25,7 @@ use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 
 use crate::access_log::Mode;
+use crate::probe::Probes;
 use crate::redirect::Rules;
 use crate::trace::Rules as TraceRules;
 use crate::trace::export::Environment;
@@ -70,6 +72,8 @@ pub struct Config {
     pub outbound_listen: Vec<OutboundListen>,
     pub inbound_listen: Vec<InboundListen>,
     pub status: SocketAddr,
+    /// The application's, performed for the kubelet.
+    pub probes: Arc<Probes>,
     pub admin_socket: PathBuf,
     pub grace: Duration,
     /// A filter as `tracing` knows them: `info`, `leno_proxy=debug`.
@@ -218,7 +222,14 @@ pub const RUN: &[Var] = &[
         flag: "status",
         value: "ADDRESS:PORT",
         default: Default::Is("0.0.0.0:15021"),
-        help: "Where /ready, /live and /metrics answer",
+        help: "Where /ready, /live, /metrics and the application's probes answer",
+    },
+    Var {
+        name: "LENO_PROBES",
+        flag: "probes",
+        value: "JSON",
+        default: Default::Empty,
+        help: "The application's probes, performed at /probe/CONTAINER/KIND of the status port: an object of CONTAINER/KIND and the probe as Kubernetes writes it, with the port as a number",
     },
     Var {
         name: "LENO_ADMIN_SOCKET",
@@ -491,6 +502,7 @@ impl Config {
             outbound_listen: settings.list("LENO_OUTBOUND_LISTEN", OUTBOUND, outbound_listen)?,
             inbound_listen: settings.list("LENO_INBOUND_LISTEN", INBOUND, inbound_listen)?,
             status: settings.one("LENO_STATUS", ADDRESS)?,
+            probes: probes(settings)?,
             admin_socket: socket(settings),
             grace: Duration::from_secs(settings.bounded("LENO_GRACE", 1, 86_400)?),
             log: settings.some("LENO_LOG")?,
@@ -577,6 +589,12 @@ fn socket(settings: &Settings<'_>) -> PathBuf {
         "" => volume(settings).join("admin.sock"),
         path => path.into(),
     }
+}
+
+fn probes(settings: &Settings<'_>) -> Result<Arc<Probes>, ConfigError> {
+    let name = "LENO_PROBES";
+    let text = settings.text(name);
+    Probes::parse(text).map(Arc::new).map_err(|why| settings.wrong(name, text, why))
 }
 
 fn outbound_listen(text: &str) -> Option<OutboundListen> {

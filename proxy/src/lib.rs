@@ -24,6 +24,7 @@ pub mod net;
 pub mod outbound;
 pub mod panics;
 pub mod pool;
+pub mod probe;
 pub mod quick;
 pub mod redirect;
 pub mod retry;

@@ -308,6 +308,9 @@ pub struct Proxy {
     pub spans_exported: SharedCounter,
     pub spans_dropped: SharedCounter,
     pub panics: SharedCounter,
+    /// Of the application, performed for the kubelet.
+    pub probes: SharedCounter,
+    pub probe_failures: SharedCounter,
 }
 
 #[derive(Debug)]

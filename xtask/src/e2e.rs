@@ -28,8 +28,8 @@ pub(crate) struct Options {
 /// On which cluster, and with which build of Leno.
 #[derive(clap::Args)]
 pub(crate) struct Place {
-    /// How Leno is built for it; the unoptimised profile builds fastest.
-    #[arg(long, default_value = "dev")]
+    /// How Leno is built for it: by default as for the demo and the tests, so that nothing is built twice.
+    #[arg(long, default_value = crate::demo::PROFILE)]
     profile: String,
     /// Use this cluster of `cargo xtask cluster`, starting it where it does not run, and leave it up. By default a cluster of its
     /// own is made and ended.

@@ -24,9 +24,20 @@ pub struct Wishes {
     pub resources: Value,
 }
 
+impl Wishes {
+    /// Whether what arrives at this port never goes through the sidecar.
+    pub fn skips_inbound(&self, port: i64) -> bool {
+        let ports = self.skip_inbound_ports.as_deref().unwrap_or_default();
+        ports.split(',').any(|one| one.trim().parse() == Ok(port))
+    }
+}
+
 /// Everything that one may write, with what its value is.
 pub const KNOWN: [(&str, &str); 13] = [
-    ("leno.dev/skip-inbound-ports", "ports that never go through the sidecar on arrival, such as 9090,9091"),
+    (
+        "leno.dev/skip-inbound-ports",
+        "ports that never go through the sidecar on arrival, such as 9090,9091; the kubelet probes them itself",
+    ),
     ("leno.dev/skip-outbound-ports", "ports that never go through the sidecar when leaving, such as 25,465"),
     ("leno.dev/skip-inbound-subnets", "networks from which nothing goes through the sidecar, such as 10.0.0.0/8"),
     (

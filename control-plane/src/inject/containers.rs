@@ -1,9 +1,11 @@
 //! The two containers that a Pod gets: one that writes the redirect and ends, one that stays. The first alone has a capability,
 //! and only while it runs; the second must never have any.
 
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::inject::GRACE;
 use crate::inject::INIT;
 use crate::inject::PORTS;
 use crate::inject::PROXY;
@@ -11,11 +13,10 @@ use crate::inject::Settings;
 use crate::inject::UID;
 use crate::inject::annotation::Wishes;
 use crate::inject::list;
+use crate::inject::probes;
 
 const TRUST: &str = "/var/run/leno/trust";
 const VOLUME: &str = "/var/run/leno/volume";
-/// Kubernetes' own default.
-const GRACE: i64 = 30;
 
 /// Writes the redirect. It runs as root: the kubelet gives capabilities to root alone.
 pub(super) fn init(wishes: &Wishes, settings: &Settings) -> Value {
@@ -50,8 +51,10 @@ pub(super) fn init(wishes: &Wishes, settings: &Settings) -> Value {
     })
 }
 
-/// The sidecar: started before the application and stopped after it, by the kubelet.
-pub(super) fn proxy(pod: &Value, wishes: &Wishes, settings: &Settings) -> Value {
+/// The sidecar: started before the application and stopped after it, by the kubelet. `probes` are the application's.
+pub(super) fn proxy(pod: &Value, probes: &Map<String, Value>, wishes: &Wishes, settings: &Settings) -> Value {
+    let mut env = environment(pod, wishes, settings);
+    env.extend(probes::value(probes).map(|probes| variable(probes::VARIABLE, &probes)));
     let probe = |path: &str, period: i64, failures: i64| {
         json!({
             "httpGet": {"path": path, "port": PORTS[2]},
@@ -65,7 +68,7 @@ pub(super) fn proxy(pod: &Value, wishes: &Wishes, settings: &Settings) -> Value 
         "image": wishes.image.as_ref().unwrap_or(&settings.proxy_image),
         "imagePullPolicy": settings.pull_policy,
         "restartPolicy": "Always",
-        "env": environment(pod, wishes, settings),
+        "env": env,
         "ports": [{"name": "leno-status", "containerPort": PORTS[2], "protocol": "TCP"}],
         "resources": resources(wishes, settings),
         // The application starts when this has succeeded once.

@@ -142,6 +142,18 @@ fn the_sidecar_is_told_what_it_must_know() {
 }
 
 #[test]
+fn the_kubelets_probes_go_to_the_sidecar_which_knows_what_they_were() {
+    let probe = json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 3});
+    let injected = injected(&with("spec containers", json!([{"name": "web", "readinessProbe": probe}])));
+    let turned = json!({"httpGet": {"path": "/probe/web/readiness", "port": 15021}, "periodSeconds": 3});
+    assert_eq!(injected["spec"]["containers"][0]["readinessProbe"], turned);
+    let told = variable(&injected["spec"]["initContainers"][1], "LENO_PROBES");
+    assert_eq!(told, Some(r#"{"web/readiness":{"httpGet":{"path":"/healthz","port":8080},"timeoutSeconds":1}}"#));
+    // Its own are the kubelet's.
+    assert_eq!(injected["spec"]["initContainers"][1]["readinessProbe"]["httpGet"]["path"], "/ready");
+}
+
+#[test]
 fn a_service_is_named_as_open_telemetry_would() {
     let owned = json!([{"kind": "ReplicaSet", "name": "cart-7c9", "controller": true}]);
     let cases = [

@@ -18,6 +18,7 @@ fn fixture(name: &str, waits: &[&str]) -> Fixture {
         metrics: Arc::default(),
         waits_for: Box::new(move || waits.clone()),
         shows: vec![("config", Box::new(|| serde_json::json!({"a": 1})))],
+        probes: Arc::default(),
         drain: Box::new(move || {
             counted.fetch_add(1, Ordering::Relaxed);
         }),
@@ -64,6 +65,27 @@ async fn the_status_port_shows_metrics_and_changes_nothing() {
     assert_eq!(get(address, Method::POST, "/drain").await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(get(address, Method::GET, "/config").await.0, StatusCode::NOT_FOUND);
     assert_eq!(fixture.drains.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_applications_probes_answer_at_the_status_port_alone() {
+    let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = application.local_addr().unwrap().port();
+    let mut fixture = fixture("probes", &[]);
+    let probes = format!(r#"{{"web/readiness": {{"tcpSocket": {{"port": {port}}}, "timeoutSeconds": 60}}}}"#);
+    Arc::get_mut(&mut fixture.views).unwrap().probes = Arc::new(Probes::parse(&probes).unwrap());
+    let address = status_port(&fixture).await;
+    assert_eq!(get(address, Method::GET, "/probe/web/readiness").await.0, StatusCode::OK);
+    assert_eq!(get(address, Method::GET, "/probe/web/liveness").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(get(address, Method::POST, "/probe/web/readiness").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    drop(application);
+    let (status, why) = get(address, Method::GET, "/probe/web/readiness").await;
+    assert!(status == StatusCode::SERVICE_UNAVAILABLE && why.contains("refused"), "{status} {why}");
+    let counts = [&fixture.views.metrics.proxy.probes, &fixture.views.metrics.proxy.probe_failures];
+    assert_eq!(counts.map(|count| count.value()), [2, 1]);
+    let path = fixture.folder.join("probes.sock");
+    tokio::spawn(serve_socket(open_socket(&path).unwrap(), fixture.views.clone()));
+    assert!(ask(&path, Method::GET, "probe/web/readiness").await.is_err());
 }
 
 #[tokio::test]

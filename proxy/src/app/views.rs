@@ -10,10 +10,11 @@ use crate::admin::Views;
 use crate::control::progress::Progress;
 use crate::drain::Phase;
 use crate::local::Shared;
+use crate::probe::Probes;
 use crate::upstream::Target;
 
 /// `begin` is told when somebody asks for the drain.
-pub(super) fn of(shared: &Shared, progress: Arc<Progress>, begin: Arc<Notify>) -> Views {
+pub(super) fn of(shared: &Shared, progress: Arc<Progress>, probes: Arc<Probes>, begin: Arc<Notify>) -> Views {
     let waits = shared.clone();
     let waits_for = move || match waits.drain.phase() {
         Phase::Serving => progress.waits_for(&waits.tls, &waits.state),
@@ -28,6 +29,7 @@ pub(super) fn of(shared: &Shared, progress: Arc<Progress>, begin: Arc<Notify>) -
             ("pools", Box::new(move || show_pools(&pools))),
             ("certs", Box::new(move || show_certificates(&certs))),
         ],
+        probes,
         drain: Box::new(move || begin.notify_one()),
     }
 }

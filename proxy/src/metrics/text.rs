@@ -101,6 +101,8 @@ pub(super) fn proxy(text: &mut Text, proxy: &Proxy) {
             &proxy.spans_dropped,
         ),
         ("leno_panics_total", "Connections that ended in a panic: a defect of Leno, please report it.", &proxy.panics),
+        ("leno_probes_total", "The kubelet's probes performed on the application.", &proxy.probes),
+        ("leno_probe_failures_total", "Those of them that the application did not pass.", &proxy.probe_failures),
     ];
     for (name, help, counter) in counters {
         text.one(name, "counter", help, counter.value());

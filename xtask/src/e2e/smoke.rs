@@ -68,9 +68,8 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("an HTTPRoute goes live", || target.route())?;
     step("an AccessPolicy goes live: the caller gets its reason", || target.denied())?;
     step("a Job with a sidecar calls at once, and ends", || target.job())?;
-    step("calls go on while there is no control plane, and policies after it is back", || target.outage())?;
-    // Last, because the kubelet's probes are plaintext too and are not yet performed by the sidecar.
-    step("a strict port refuses who has no sidecar, and nobody else", || target.strict())
+    step("a strict port refuses who has no sidecar, and neither the others nor the kubelet", || target.strict())?;
+    step("calls go on while there is no control plane, and policies after it is back", || target.outage())
 }
 
 /// Runs a step and says how long it took.
@@ -209,7 +208,34 @@ impl Target {
         let answer = self.get("outsider", "http://catalog/items");
         ensure!(answer.is_err(), "plaintext is served on a strict port: {answer:?}");
         self.calls()?;
+        self.probes()?;
         self.kubectl(&["-n", SHOP, "delete", "inboundpolicy", "strict"]).map(drop)
+    }
+
+    /// The kubelet goes on asking, and likes what it hears.
+    fn probes(&self) -> anyhow::Result<()> {
+        let [asked, failed] = self.probed()?;
+        eventually(Duration::from_secs(60), || {
+            let [now, _] = self.probed()?;
+            ensure!(now >= asked + 5, "the kubelet has asked {now} times, and {asked} before");
+            Ok(())
+        })?;
+        let [_, now] = self.probed()?;
+        ensure!(now == failed, "{} of the kubelet's probes failed on a strict port", now - failed);
+        let state = "-o=jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status} {.items[*].status.containerStatuses[*].restartCount}";
+        let state = self.kubectl(&["-n", SHOP, "get", "pods", "-l", "app=catalog", state])?;
+        ensure!(state == "True 0", "the catalog's pod is not as it was (Ready, restarts): {state}");
+        Ok(())
+    }
+
+    /// How many probes the catalog's sidecar has performed, and how many of them failed.
+    fn probed(&self) -> anyhow::Result<[u64; 2]> {
+        let metrics = self.metrics("app=catalog")?;
+        let count = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            line.with_context(|| format!("no {name} in the metrics"))?.trim().parse().context("a count")
+        };
+        Ok([count("leno_probes_total ")?, count("leno_probe_failures_total ")?])
     }
 
     fn job(&self) -> anyhow::Result<()> {
