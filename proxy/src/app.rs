@@ -140,7 +140,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let export =
         control.spawn(vital("the export of spans", export_spans(config.clone(), shared.state.clone(), span_queue)));
     let last_words = shared.spans.clone();
-    let end = control.block_on(vital("the control task", govern(&config, &shared, side, &drain)));
+    let end = control.block_on(vital("the control task", govern(&config, &shared, side, &drain, &hands)));
     // Whatever ended it, connections are cut now, and the threads return.
     drain.enter(Phase::Forced);
     for thread in threads {
@@ -321,7 +321,13 @@ fn worker_count(config: &Config) -> usize {
 }
 
 /// The control side at work: identity, session, status, telemetry; ends with the proxy.
-async fn govern(config: &Config, shared: &Shared, side: ControlSide, drain: &Arc<Drain>) -> anyhow::Result<()> {
+async fn govern(
+    config: &Config,
+    shared: &Shared,
+    side: ControlSide,
+    drain: &Arc<Drain>,
+    crew: &Crew,
+) -> anyhow::Result<()> {
     let ControlSide { progress, renewal, session } = side;
     // Explicit listeners know what they will need: ask before the first connection does.
     for listen in &config.outbound_listen {
@@ -339,21 +345,23 @@ async fn govern(config: &Config, shared: &Shared, side: ControlSide, drain: &Arc
     let socket = admin::open_socket(&config.admin_socket)
         .with_context(|| format!("LENO_ADMIN_SOCKET (--admin-socket) {}", config.admin_socket.display()))?;
     tokio::spawn(vital("the admin socket", admin::serve_socket(socket, views)));
-    until_drained(config.grace, drain, &begin).await
+    until_drained(config.grace, drain, &begin, crew).await
 }
 
 /// Waits for SIGTERM, SIGINT or `leno-proxy drain`, then runs the drain's phases. A second signal ends it at once.
-async fn until_drained(grace: Duration, drain: &Drain, begin: &tokio::sync::Notify) -> anyhow::Result<()> {
+async fn until_drained(grace: Duration, drain: &Drain, begin: &tokio::sync::Notify, crew: &Crew) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
+    let told = tokio::select! {
+        _ = terminate.recv() => true,
         _ = interrupt.recv() => return Ok(()),
-        () = begin.notified() => {}
-    }
+        () = begin.notified() => false,
+    };
     let times = Times::from_grace(grace);
     tracing::info!(?times, "draining");
+    // After the preStop hook the application still runs, and may call others to its very end: then SIGTERM says when.
+    let is_quiet = || told && crew.open() == 0;
     tokio::select! {
-        () = drain.run(times) => {}
+        () = drain.run(times, is_quiet) => {}
         // The kubelet sends this once the application has ended: nothing is left to serve.
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::sleep_until;
 
 /// How far the proxy's end has come. The order is the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +35,11 @@ const NEWS_TRAVELS: Duration = Duration::from_secs(5);
 
 /// Kept free at the end: telemetry is flushed, and the kubelet's own clock is a little ahead of ours.
 const RESERVE: Duration = Duration::from_secs(2);
+
+/// Without any connection for so long, nobody is expected any more.
+const QUIET: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Times {
     /// Draining after 5 s, or a quarter of a shorter grace period; forced 2 s, or a tenth, before its end.
@@ -82,13 +89,23 @@ impl Drain {
         Watch(self.phase.subscribe())
     }
 
-    /// Runs the phases to the last. Dropped before, it leaves the phase where it is.
-    pub async fn run(&self, times: Times) {
-        let start = tokio::time::Instant::now();
+    /// Runs the phases to the last, which comes early where nothing is left to drain: where `is_quiet` stays true for a while.
+    /// Dropped before, it leaves the phase where it is.
+    pub async fn run(&self, times: Times, is_quiet: impl Fn() -> bool) {
+        let start = Instant::now();
         self.enter(Phase::LameDuck);
-        tokio::time::sleep_until(start + times.draining).await;
+        sleep_until(start + times.draining).await;
         self.enter(Phase::Draining);
-        tokio::time::sleep_until(start + times.forced).await;
+        let end = start + times.forced;
+        let mut quiet_since = None;
+        while Instant::now() < end {
+            let since = is_quiet().then(|| *quiet_since.get_or_insert_with(Instant::now));
+            quiet_since = since;
+            if since.is_some_and(|since| since.elapsed() >= QUIET) {
+                break;
+            }
+            sleep_until(end.min(Instant::now() + LOOK)).await;
+        }
         self.enter(Phase::Forced);
     }
 }

@@ -33,7 +33,7 @@ async fn phases_come_in_order_and_at_their_times() {
     let (drain, mut watch) = channel();
     assert_eq!(watch.phase(), Phase::Serving);
     let start = tokio::time::Instant::now();
-    let run = drain.run(Times::from_grace(seconds(30)));
+    let run = drain.run(Times::from_grace(seconds(30)), || false);
     let observe = async {
         let mut seen = Vec::new();
         for phase in [Phase::LameDuck, Phase::Draining, Phase::Forced] {
@@ -44,6 +44,26 @@ async fn phases_come_in_order_and_at_their_times() {
     };
     let ((), seen) = tokio::join!(run, observe);
     assert_eq!(seen, [0, 5, 28]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_comes_early_where_nothing_is_left() {
+    // Open connections at each look from the fifth second on, ten looks a second, and when it ends (in tenths).
+    let cases: [(&[(u64, usize)], u64); 4] = [
+        (&[(0, 0)], 60),
+        (&[(0, 2), (70, 0)], 80),
+        // One that comes meanwhile begins the wait anew.
+        (&[(0, 0), (55, 1), (60, 0)], 70),
+        (&[(0, 1)], 280),
+    ];
+    for (open, expected) in cases {
+        let (drain, _watch) = channel();
+        let start = tokio::time::Instant::now();
+        let tenths = || (start.elapsed().as_millis() / 100) as u64;
+        let is_quiet = || open.iter().rfind(|(from, _)| *from <= tenths()).is_some_and(|(_, open)| *open == 0);
+        drain.run(Times::from_grace(seconds(30)), is_quiet).await;
+        assert_eq!((tenths(), drain.phase()), (expected, Phase::Forced), "{open:?}");
+    }
 }
 
 #[tokio::test]
