@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -37,6 +38,8 @@ impl Outcome {
 pub struct Load {
     outcomes: Arc<Mutex<Vec<Outcome>>>,
     stop: Arc<AtomicBool>,
+    /// Connections that still drive.
+    driving: Arc<AtomicUsize>,
 }
 
 const KEPT: usize = 200_000;
@@ -44,12 +47,16 @@ const KEPT: usize = 200_000;
 impl Load {
     /// Starts `rate` requests a second over `connections` connections to `address`, until dropped or stopped.
     pub fn start(address: SocketAddr, host: &str, path: &str, rate: u32, connections: u32) -> Self {
-        let load = Self { outcomes: Arc::default(), stop: Arc::default() };
+        let load = Self { outcomes: Arc::default(), stop: Arc::default(), driving: Arc::default() };
+        load.driving.store(connections as usize, Ordering::Relaxed);
         let period = Duration::from_secs(1) * connections / rate.max(1);
         for number in 0..connections {
             let (load, host, path) = (load.clone(), host.to_owned(), path.to_owned());
             let first = period * number / connections;
-            tokio::spawn(async move { load.drive(Client::new(address), &host, &path, period, first).await });
+            tokio::spawn(async move {
+                load.drive(Client::new(address), &host, &path, period, first).await;
+                load.driving.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         load
     }
@@ -60,6 +67,9 @@ impl Load {
         while !self.stop.load(Ordering::Relaxed) {
             let intended = start + period * number;
             tokio::time::sleep_until(intended).await;
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
             let result = match get(host, path, &[]) {
                 Ok(request) => tokio::time::timeout(Duration::from_secs(20), client.send(request)).await,
                 Err(error) => Ok(Err(error)),
@@ -102,6 +112,14 @@ impl Load {
         let outcomes = self.outcomes.lock().expect("no holder of this lock panics");
         let from = outcomes.partition_point(|o| o.at < since);
         Window::new(&outcomes[from..], since.elapsed())
+    }
+
+    /// Waits after `stop` for what is under way, so long at most.
+    pub async fn finished(&self, limit: Duration) {
+        let start = Instant::now();
+        while self.driving.load(Ordering::Relaxed) > 0 && start.elapsed() < limit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn stop(&self) {

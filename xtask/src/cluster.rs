@@ -166,6 +166,13 @@ impl Cluster {
         kubectl
     }
 
+    /// Stops one of the node's programs until what is returned is dropped.
+    pub(crate) fn stop(&self, program: &str) -> anyhow::Result<Stopped> {
+        let pid = Space::open(&self.folder)?.context("this cluster is no node of ours")?.find(program)?;
+        shell::quiet(Command::new("kill").args(["-STOP", &pid.to_string()]))?;
+        Ok(Stopped { pid })
+    }
+
     fn wait_ready(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         for (what, arguments) in [
@@ -198,6 +205,17 @@ impl Cluster {
                 eprintln!("{line}");
             }
         }
+    }
+}
+
+/// A program that stands still.
+pub(crate) struct Stopped {
+    pid: u32,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-CONT", &self.pid.to_string()]).status();
     }
 }
 

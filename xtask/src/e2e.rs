@@ -4,6 +4,7 @@
 mod chart;
 pub(crate) mod conformance;
 mod smoke;
+mod stories;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     /// Only what needs no cluster: the chart, linted, rendered, and given values that it must refuse.
     #[arg(long)]
     chart: bool,
+    /// After that the long stories: restarts, evictions and losses under load.
+    #[arg(long, conflicts_with = "chart")]
+    all: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -35,7 +39,7 @@ pub(crate) struct Place {
     /// own is made and ended.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront and shell, which
+    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller and shell, which
     /// this command writes under target/images.
     #[arg(long, value_name = "REGISTRY/PATH")]
     repository: Option<String>,
@@ -47,7 +51,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.chart {
         return Ok(());
     }
-    options.place.with(smoke::run)
+    options.place.with(|target| {
+        smoke::run(target)?;
+        if options.all { stories::run(target) } else { Ok(()) }
+    })
 }
 
 /// `cargo xtask conformance`.
@@ -62,12 +69,12 @@ impl Place {
         let archives = images(&self.profile)?;
         if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| self.cluster.is_none()) {
             tools::build(&tools::CLIENTS)?;
-            let target = Target { kubeconfig: kubeconfig.into(), repository: self.repository.clone() };
+            let target = Target { kubeconfig: kubeconfig.into(), repository: self.repository.clone(), cluster: None };
             return tests(&target).inspect_err(|_| target.describe());
         }
         let own = format!("e2e-{}", std::process::id());
         let cluster = Cluster::up(self.cluster.as_deref().unwrap_or(&own))?;
-        let target = Target { kubeconfig: cluster.kubeconfig(), repository: None };
+        let target = Target { kubeconfig: cluster.kubeconfig(), repository: None, cluster: Some(cluster.clone()) };
         let loaded = archives.iter().try_for_each(|archive| cluster.load(archive));
         let result = loaded.and_then(|()| tests(&target)).inspect_err(|_| target.describe());
         if self.cluster.is_none() {
@@ -89,6 +96,7 @@ fn images(profile: &str) -> anyhow::Result<Vec<PathBuf>> {
     };
     let mut archives = image::leno(&programs)?;
     archives.push(application("storefront", &programs.join("storefront"), &["/storefront"])?);
+    archives.push(application("caller", &programs.join("caller"), &["/caller"])?);
     archives.push(application("shell", &busybox, &["/busybox", "sleep", "2147483647"])?);
     archives.push(conformance::echo(&programs)?);
     Ok(archives)

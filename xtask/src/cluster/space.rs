@@ -117,6 +117,25 @@ impl Space {
         command
     }
 
+    /// One of the node's programs, as this machine numbers it.
+    pub(crate) fn find(self, program: &str) -> anyhow::Result<u32> {
+        let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = space(&self.pid.to_string()).context("the node has ended")?;
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            // What runs in the node's pods has namespaces of its own.
+            if space(&name).as_ref() != Some(&own) {
+                continue;
+            }
+            let line = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
+            let first = String::from_utf8_lossy(line.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+            if Path::new(&first).file_name().is_some_and(|file| file == program) {
+                return name.parse().with_context(|| format!("/proc/{name} is no process"));
+            }
+        }
+        bail!("{program} does not run on the node")
+    }
+
     /// Ends the node of this folder, if there is one, and removes its cgroups, which the kernel keeps.
     pub(crate) fn end(folder: &Path) -> anyhow::Result<()> {
         if let Some(space) = Self::open(folder)? {

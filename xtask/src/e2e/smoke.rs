@@ -4,18 +4,20 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::ensure;
 
+use crate::cluster::Cluster;
 use crate::cluster::tools;
 use crate::shell;
 
 /// The namespace of the application in `e2e/smoke/shop.yaml`.
 const SHOP: &str = "leno-e2e-shop";
-const SYSTEM: &str = "leno-system";
+pub(super) const SYSTEM: &str = "leno-system";
 
 /// What the control plane's account may and may not do, as `kubectl auth can-i` asks.
 const RIGHTS: [(bool, &str); 27] = [
@@ -53,6 +55,8 @@ pub(crate) struct Target {
     pub(crate) kubeconfig: PathBuf,
     /// Where its nodes find Leno's images, if not where the chart says.
     pub(crate) repository: Option<String>,
+    /// Where it is ours: its programs may be stopped.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
@@ -73,7 +77,7 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
 }
 
 /// Runs a step and says how long it took.
-fn step(what: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn step(what: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let start = Instant::now();
     run().with_context(|| format!("NOT TRUE: {what}"))?;
     eprintln!("\x1b[32mtrue\x1b[0m {what} ({:.1} s)", start.elapsed().as_secs_f32());
@@ -81,7 +85,7 @@ fn step(what: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<
 }
 
 /// Asks again until the answer is yes; the last answer is told where it never is.
-fn eventually(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn eventually(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let start = Instant::now();
     loop {
         match ask() {
@@ -248,27 +252,24 @@ impl Target {
     }
 
     fn outage(&self) -> anyhow::Result<()> {
-        let scale = |replicas: &str| {
-            let replicas = format!("--replicas={replicas}");
-            self.kubectl(&["-n", SYSTEM, "scale", "deployment/leno-control-plane", &replicas])
-        };
-        scale("0")?;
-        self.kubectl(&[
-            "-n",
-            SYSTEM,
-            "wait",
-            "pod",
-            "-l=app.kubernetes.io/component=control-plane",
-            "--for=delete",
-            "--timeout=60s",
-        ])?;
+        self.scale("0")?;
         for number in 0..20 {
             let answer = self.get("client", "http://catalog/items").with_context(|| format!("call {number}"))?;
             ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
         }
-        scale("1")?;
-        self.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/leno-control-plane", "--timeout=120s"])?;
+        self.scale("1")?;
         self.denied()
+    }
+
+    /// So many replicas of the control plane; returns when there are.
+    pub(super) fn scale(&self, replicas: &str) -> anyhow::Result<()> {
+        let count = format!("--replicas={replicas}");
+        self.kubectl(&["-n", SYSTEM, "scale", "deployment/leno-control-plane", &count])?;
+        if replicas == "0" {
+            let pods = "-l=app.kubernetes.io/component=control-plane";
+            return self.kubectl(&["-n", SYSTEM, "wait", "pod", pods, "--for=delete", "--timeout=60s"]).map(drop);
+        }
+        self.kubectl(&["-n", SYSTEM, "rollout", "status", "deployment/leno-control-plane", "--timeout=120s"]).map(drop)
     }
 
     /// What a call from a Deployment's pod is answered; an error names the status.
@@ -284,7 +285,7 @@ impl Target {
     }
 
     /// A manifest of `e2e/smoke`, with our images in it.
-    fn manifest(&self, name: &str) -> anyhow::Result<String> {
+    pub(super) fn manifest(&self, name: &str) -> anyhow::Result<String> {
         let path = Path::new("e2e/smoke").join(name);
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let repository = self.repository.as_deref().unwrap_or("docker.io/leno");
@@ -293,16 +294,20 @@ impl Target {
             .replace(":VERSION", &format!(":{}", env!("CARGO_PKG_VERSION"))))
     }
 
-    fn apply(&self, objects: &str) -> anyhow::Result<()> {
+    pub(super) fn apply(&self, objects: &str) -> anyhow::Result<()> {
+        self.feed(&["apply", "-f", "-"], objects)
+    }
+
+    /// kubectl with this as its input.
+    pub(super) fn feed(&self, arguments: &[&str], input: &str) -> anyhow::Result<()> {
         use std::io::Write as _;
         let mut command = self.command("kubectl");
-        let mut child = command
-            .args(["apply", "-f", "-"])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .spawn()?;
-        child.stdin.take().expect("it was asked for").write_all(objects.as_bytes())?;
-        ensure!(child.wait()?.success(), "kubectl apply refused");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("start kubectl")?;
+        child.stdin.take().expect("it was asked for").write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {}: {}", arguments.join(" "), said.trim());
         Ok(())
     }
 
@@ -314,7 +319,7 @@ impl Target {
         shell::quiet(self.command("helm").args(arguments))
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = tools::command(program);
         command.env("KUBECONFIG", &self.kubeconfig);
         command

@@ -1,0 +1,215 @@
+//! What may happen to pods and planes while requests run, told on a real cluster: after each story the caller says how many of its
+//! requests failed, and that must be none. It must never count a story in which nobody called.
+
+use std::process::Child;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::ensure;
+
+use super::smoke::SYSTEM;
+use super::smoke::Target;
+use super::smoke::eventually;
+use super::smoke::step;
+
+const LIFE: &str = "leno-e2e-life";
+/// Where nothing asks for sidecars.
+const PLAIN: &str = "default";
+/// How long the control plane is away; its sidecars notice after half of it.
+const AWAY: Duration = Duration::from_secs(75);
+/// Shorter than the 50 s after which Kubernetes itself would take the node's pods out of every Service.
+const API_AWAY: Duration = Duration::from_secs(35);
+/// Requests that must have ended after a story for it to count.
+const CALLS: u64 = 100;
+
+pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
+    let life = Life { target };
+    step("an application calls from its first moment on, and no call fails", || life.begin())?;
+    step("rolling restart of the servers: no call fails", || life.watch(|| life.restart(LIFE, "catalog")))?;
+    step("rolling restart of the caller: its last calls succeed too", || life.restart_caller())?;
+    step("every server is evicted under its disruption budget: no call fails", || life.watch(|| life.evict()))?;
+    step("rolling restart of the control plane: no call fails", || {
+        life.watch(|| life.restart(SYSTEM, "leno-control-plane"))
+    })?;
+    step("a minute without control plane: no call fails, and pods are made as the failure policy says", || {
+        life.watch(|| life.without_control_plane())
+    })?;
+    if target.cluster.is_none() {
+        eprintln!("not shown: a loss of the API server, which on this cluster is not ours to stop");
+    } else {
+        step("the API server stands still: no call fails", || life.watch(|| life.without_api_server()))?;
+    }
+    life.end()
+}
+
+struct Life<'a> {
+    target: &'a Target,
+}
+
+/// What the caller has counted since its start.
+#[derive(Debug)]
+struct Figures {
+    total: u64,
+    failed: u64,
+    text: String,
+}
+
+impl Life<'_> {
+    fn begin(&self) -> anyhow::Result<()> {
+        self.end()?;
+        self.target.apply(&self.target.manifest("life.yaml")?)?;
+        self.rolled_out(LIFE, "catalog")?;
+        self.target.apply(&self.target.manifest("caller.yaml")?)?;
+        self.rolled_out(LIFE, "caller")?;
+        self.unharmed(0)
+    }
+
+    /// A pod may be there for as long as its grace period.
+    fn end(&self) -> anyhow::Result<()> {
+        let arguments = ["delete", "namespace", LIFE, "--ignore-not-found", "--wait", "--timeout=180s"];
+        self.target.kubectl(&arguments).map(drop)
+    }
+
+    /// Tells a story and asks the caller afterwards.
+    fn watch(&self, story: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        story()?;
+        self.unharmed(self.figures()?.total)
+    }
+
+    /// Calls have gone on since this many, and none has failed.
+    fn unharmed(&self, since: u64) -> anyhow::Result<()> {
+        let mut last = String::new();
+        eventually(Duration::from_secs(120), || {
+            let Figures { total, text, .. } = self.figures()?;
+            last = text;
+            ensure!(total >= since + CALLS, "the caller stands still: {last}");
+            Ok(())
+        })?;
+        let Figures { total, failed, text } = self.figures()?;
+        ensure!(failed == 0, "{failed} of {total} calls failed: {text}");
+        eprintln!("  {total} calls, none failed");
+        Ok(())
+    }
+
+    fn figures(&self) -> anyhow::Result<Figures> {
+        let pod = self.target.kubectl(&[
+            "-n",
+            LIFE,
+            "get",
+            "pods",
+            "-l",
+            "app=caller",
+            "--field-selector=status.phase=Running",
+            "-o=jsonpath={.items[0].metadata.name}",
+        ])?;
+        Figures::read(&self.target.kubectl(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/{LIFE}/pods/{pod}:8080/proxy/"),
+        ])?)
+    }
+
+    fn restart(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
+        self.target.kubectl(&["-n", namespace, "rollout", "restart", &format!("deployment/{deployment}")])?;
+        self.rolled_out(namespace, deployment)
+    }
+
+    fn rolled_out(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
+        let name = format!("deployment/{deployment}");
+        self.target.kubectl(&["-n", namespace, "rollout", "status", &name, "--timeout=300s"]).map(drop)
+    }
+
+    /// Its log is followed to its end: the last line is what it counted.
+    fn restart_caller(&self) -> anyhow::Result<()> {
+        let mut follow = self.target.command("kubectl");
+        follow.args(["-n", LIFE, "logs", "--follow", "deployment/caller", "-c", "app"]);
+        let follow = Follow(follow.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start kubectl")?);
+        self.restart(LIFE, "caller")?;
+        let said = follow.words()?;
+        let last = said.lines().last().context("the caller ended without a word")?;
+        let Figures { total, failed, text } = Figures::read(last)?;
+        ensure!(total > 0 && failed == 0, "{failed} of {total} calls of the caller that ended failed: {text}");
+        self.unharmed(0)
+    }
+
+    /// As a node's drain does it: one after another, again where the budget says not yet.
+    fn evict(&self) -> anyhow::Result<()> {
+        let names = ["-n", LIFE, "get", "pods", "-l", "app=catalog", "-o=jsonpath={.items[*].metadata.name}"];
+        let pods = self.target.kubectl(&names)?;
+        ensure!(pods.split(' ').count() >= 2, "two servers were asked for: {pods}");
+        for pod in pods.split(' ') {
+            let eviction = format!(
+                "{{\"apiVersion\": \"policy/v1\", \"kind\": \"Eviction\", \"metadata\": {{\"name\": \"{pod}\", \"namespace\": \"{LIFE}\"}}}}"
+            );
+            let path = format!("/api/v1/namespaces/{LIFE}/pods/{pod}/eviction");
+            eventually(Duration::from_secs(180), || {
+                self.target.feed(&["create", "--raw", &path, "-f", "-"], &eviction)
+            })?;
+        }
+        let gone: Vec<String> = pods.split(' ').map(|pod| format!("pod/{pod}")).collect();
+        let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+        let wait = ["-n", LIFE, "wait", "--for=delete", "--timeout=120s"];
+        self.target.kubectl(&[&wait[..], &gone[..]].concat())?;
+        self.rolled_out(LIFE, "catalog")
+    }
+
+    /// The injector is away with it: who asks for a sidecar waits for one, and nobody else notices.
+    fn without_control_plane(&self) -> anyhow::Result<()> {
+        let away = Instant::now();
+        self.target.scale("0")?;
+        let pod = |namespace| self.target.manifest("pod.yaml").map(|text| text.replace("NAMESPACE", namespace));
+        let meshed = pod(LIFE)?;
+        let refused = self.target.feed(&["create", "-f", "-"], &meshed);
+        let said = refused.err().context("a pod that asks for a sidecar was made without one")?.to_string();
+        ensure!(said.contains("inject.leno.dev"), "the refusal does not name the webhook: {said}");
+        self.target.feed(&["create", "-f", "-"], &pod(PLAIN)?).context("a pod that asks for nothing")?;
+        self.target.kubectl(&["-n", PLAIN, "delete", "pod", "alone"])?;
+        while away.elapsed() < AWAY {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let Figures { failed, text, .. } = self.figures()?;
+        ensure!(failed == 0, "without control plane: {text}");
+        self.target.scale("1")?;
+        eventually(Duration::from_secs(60), || self.target.feed(&["create", "-f", "-"], &meshed))?;
+        self.target.kubectl(&["-n", LIFE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=120s"])?;
+        self.target.kubectl(&["-n", LIFE, "delete", "pod", "alone"]).map(drop)
+    }
+
+    /// It is stopped and not ended, so that its clients hang, which is worse for them than being refused.
+    fn without_api_server(&self) -> anyhow::Result<()> {
+        let cluster = self.target.cluster.as_ref().context("a cluster of ours")?;
+        let stopped = cluster.stop("kube-apiserver")?;
+        std::thread::sleep(API_AWAY);
+        drop(stopped);
+        eventually(Duration::from_secs(60), || self.target.kubectl(&["get", "--raw", "/readyz"]).map(drop))?;
+        // What happens after it is known again.
+        self.restart(LIFE, "catalog")
+    }
+}
+
+impl Figures {
+    fn read(text: &str) -> anyhow::Result<Self> {
+        let value: serde_json::Value = serde_json::from_str(text).with_context(|| format!("read {text:?}"))?;
+        let count = |name: &str| value[name].as_u64().with_context(|| format!("no {name} in {text}"));
+        Ok(Self { total: count("total")?, failed: count("failed")?, text: text.to_owned() })
+    }
+}
+
+/// A program whose words are waited for; ended where they are not.
+struct Follow(Child);
+
+impl Follow {
+    fn words(mut self) -> anyhow::Result<String> {
+        let out = self.0.stdout.take().context("it was asked for")?;
+        std::io::read_to_string(out).context("read kubectl logs")
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
