@@ -19,17 +19,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
-/// The upstream application's flags, as its manifests give them.
+/// The upstream application's flags, as its manifests give them, and its defaults: one manifest gives none.
 #[derive(Parser)]
 struct Server {
     /// Ports for HTTP/1.1 and HTTP/2 in cleartext.
-    #[arg(long)]
+    #[arg(long, default_values_t = [8080])]
     port: Vec<u16>,
     /// Ports for gRPC, which is HTTP/2 that names it.
-    #[arg(long)]
+    #[arg(long, default_values_t = [7070])]
     grpc: Vec<u16>,
     /// Ports that give back what they are sent.
-    #[arg(long)]
+    #[arg(long, default_values_t = [9090])]
     tcp: Vec<u16>,
     /// Ports for TLS. No test calls one, so none is served: a port that is named here and above stays closed.
     #[arg(long)]
