@@ -10,6 +10,7 @@ pub mod root;
 #[cfg(test)]
 mod tests;
 pub mod write;
+pub mod xmesh;
 
 use std::sync::Arc;
 

@@ -35,6 +35,7 @@ use crate::cluster::lease::held;
 use crate::cluster::peers;
 use crate::cluster::peers::Peers;
 use crate::cluster::write::Written;
+use crate::cluster::xmesh::Xmesh;
 use crate::config::Config;
 use crate::error::Error;
 use crate::folder::Folder;
@@ -201,6 +202,7 @@ struct Leader {
 impl Leader {
     async fn run(self) {
         let (mut kept, mut written, mut replicas) = (Kept::default(), Written::default(), Peers::default());
+        let mut xmesh = Xmesh::default();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -212,6 +214,7 @@ impl Leader {
             }
             let Some(table) = self.tables.borrow().clone() else { continue };
             kept.keep(&self.client, table.world(), &self.ca.anchors_pem(), Instant::now()).await;
+            xmesh.keep(&self.client, &self.namespace, SystemTime::now(), Instant::now()).await;
             let theirs = match replicas.ask(table.world(), &self.namespace, &self.replica, self.port).await {
                 Ok(theirs) => theirs,
                 // Half the proxies would be told as lost: what was written stands until all have answered.

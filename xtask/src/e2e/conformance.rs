@@ -18,16 +18,16 @@ use crate::cluster::tools;
 use crate::image;
 use crate::shell;
 
-/// Every feature that a mesh test of the suite asks for.
+/// Every feature that a mesh test of the suite asks for, in the order of an XMesh.
 const FEATURES: [&str; 17] = [
-    "Mesh",
-    "HTTPRoute",
     "GRPCRoute",
-    "HTTPRouteParentRefPort",
-    "HTTPRouteResponseHeaderModification",
+    "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
     "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "Mesh",
     "MeshClusterIPMatching",
     "MeshConsumerRoute",
     "MeshHTTPRouteBackendRequestHeaderModification",
@@ -75,7 +75,11 @@ pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
     tools::build(&["conformance"])?;
     target.gateway_api()?;
     if !options.without {
+        let kind = "config/crd/experimental/gateway.networking.x-k8s.io_xmeshes.yaml";
+        let kind = tools::files("gateway-api", "sigs.k8s.io/gateway-api")?.join(kind);
+        target.kubectl(&["apply", "--server-side", "-f", &kind.to_string_lossy()])?;
         target.install()?;
+        declared(target)?;
     }
     let mut suite = tools::command("conformance");
     suite.env("KUBECONFIG", &target.kubeconfig);
@@ -94,6 +98,16 @@ pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
     let text = fs::read_to_string(&report).context("the suite wrote no report")?;
     ensure!(passed, "the suite failed; {LOG} says where");
     ensure!(options.test.is_some() || !text.contains("skippedTests"), "the suite skipped tests:\n{text}");
+    Ok(())
+}
+
+/// What the control plane says of itself must be what is run here, no more and no less.
+fn declared(target: &Target) -> anyhow::Result<()> {
+    target.kubectl(&["wait", "xmesh/leno", "--for=create", "--timeout=90s"])?;
+    target.kubectl(&["wait", "xmesh/leno", "--for=condition=Accepted", "--timeout=90s"])?;
+    let names = target.kubectl(&["get", "xmesh", "leno", "-o=jsonpath={.status.supportedFeatures[*].name}"])?;
+    let names: Vec<&str> = names.split_whitespace().collect();
+    ensure!(names == FEATURES, "the XMesh claims {names:?}");
     Ok(())
 }
 
