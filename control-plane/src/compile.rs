@@ -10,6 +10,7 @@ mod filter;
 mod inbound;
 mod mesh;
 mod outbound;
+pub mod parents;
 mod policy;
 mod route;
 

@@ -14,6 +14,8 @@ use crate::compile;
 use crate::compile::conditions;
 use crate::compile::conditions::Condition;
 use crate::compile::conditions::Judged;
+use crate::compile::conditions::TargetStatus;
+use crate::compile::parents::ParentStatus;
 use crate::index::Topic;
 use crate::object::Kind;
 use crate::object::Object;
@@ -65,6 +67,12 @@ pub struct ObjectStatus {
     pub name: String,
     pub generation: i64,
     pub conditions: Vec<Condition>,
+    /// Of a route: what each Service that it names as a parent is told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ParentStatus>,
+    /// Of a TrafficPolicy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<TargetStatus>,
     pub proxies: Proxies,
 }
 
@@ -90,9 +98,15 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
             silent: silent.by_object.get(id).map_or(&[], Vec::as_slice),
             generation: object.meta().generation,
         };
-        let (counts, programmed) = programmed(table, &proxies, &uses);
+        let (counts, mut programmed) = programmed(table, &proxies, &uses);
+        let parents = judged.parents(&programmed, uses.generation);
+        let targets = judged.targets.clone();
+        // A route may be refused by one parent and be in force at another; each is told by itself.
+        if let Some(reason) = judged.refused().filter(|_| counts.selected == 0 || parents.is_empty()) {
+            programmed = conditions::idle(&format!("it is not accepted: {reason}"), uses.generation);
+        }
         let unsupported = unsupported(&judged, &proxies, uses.keys);
-        let mut conditions = judged.conditions(unsupported, object.meta().generation);
+        let mut conditions = judged.conditions(unsupported, uses.generation);
         conditions.insert(2, programmed);
         objects.push(ObjectStatus {
             kind: id.kind.as_str(),
@@ -100,6 +114,8 @@ pub fn report(table: &Table, proxies: &[Proxy]) -> Report {
             name: id.name.name.to_string(),
             generation: object.meta().generation,
             conditions,
+            parents,
+            targets,
             proxies: counts,
         });
     }

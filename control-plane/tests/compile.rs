@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use leno_control_plane::compile::compile;
 use leno_control_plane::index::World;
 use leno_control_plane::object::Event;
+use leno_control_plane::object::gateway::ParentRef;
 use leno_control_plane::reconcile::Reconciler;
 use leno_control_plane::reconcile::Table;
 use leno_control_plane::source::Batch;
@@ -180,13 +181,34 @@ fn rendered(case: &Path) -> String {
         .iter()
         .flat_map(|object| {
             let name = format!("{} {}/{}", object.kind, object.namespace, object.name);
-            let told = object.conditions.iter().filter(|c| c.kind != "Programmed" && c.reason != "NoWarnings");
-            told.map(move |c| format!("{name}: {}={} {} {}", c.kind, c.status, c.reason, c.message).trim().to_owned())
+            let all = if object.parents.is_empty() {
+                object.conditions.iter().map(|c| (name.clone(), c)).collect::<Vec<_>>()
+            } else {
+                let told = object.parents.iter().flat_map(|parent| {
+                    let name = format!("{name} at {}", parent_name(&parent.parent_ref));
+                    parent.conditions.iter().map(move |c| (name.clone(), c))
+                });
+                told.collect()
+            };
+            let told = all.into_iter().filter(|(_, c)| !c.kind.ends_with("Programmed") && c.reason != "NoWarnings");
+            let lines = told.map(|(name, c)| format!("{name}: {}={} {} {}", c.kind, c.status, c.reason, c.message));
+            let targets = object.targets.iter().filter_map(|target| {
+                let said = target.message.as_ref()?;
+                Some(format!("{name} at {} {}/{}: {said}", target.kind, target.namespace, target.name))
+            });
+            lines.chain(targets).map(|line| line.trim().to_owned()).collect::<Vec<_>>()
         })
         .collect();
     let refused: Vec<String> = report.refused.iter().map(ToString::to_string).collect();
     let all = json!({"resources": resources, "conditions": conditions, "refused": refused});
     serde_saphyr::to_string(&all).unwrap()
+}
+
+fn parent_name(parent: &ParentRef) -> String {
+    let port = parent.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let section = parent.section_name.as_ref().map(|name| format!("#{name}")).unwrap_or_default();
+    let namespace = parent.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+    format!("{namespace}{}{port}{section}", parent.name)
 }
 
 /// For reading: names, numbers, and of policies only what is not the default.

@@ -214,3 +214,41 @@ spec:
     assert_eq!(warnings("all"), expected, "whoever set one of the fields is told");
     assert!(warnings("slow").ends_with("on rule 0 of HTTPRoute shop/slow"), "{}", warnings("slow"));
 }
+
+#[test]
+fn what_is_refused_is_not_called_programmed_and_each_parent_is_told_its_own() {
+    let more = "
+---
+apiVersion: policy.leno.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: lost, namespace: shop, generation: 4}
+spec: {targetRefs: [{kind: Service, name: nowhere}], timeouts: {request: 1s}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: two, namespace: shop, generation: 5}
+spec:
+  parentRefs: [{kind: Service, group: '', name: orders}, {kind: Service, group: '', name: nowhere}]
+  rules: [{backendRefs: [{name: orders, port: 80}]}]
+";
+    let report = status::report(&table_of("parents", &format!("{MANIFESTS}{more}")), &[]);
+    let object = |name: &str| report.objects.iter().find(|object| object.name == name).unwrap();
+    let lost = object("lost").conditions.iter().find(|condition| condition.kind == "Programmed").unwrap();
+    assert_eq!((lost.status, lost.reason, lost.observed_generation), ("False", "NotAccepted", 4));
+    let said: Vec<String> = object("two")
+        .parents
+        .iter()
+        .map(|parent| {
+            let all =
+                parent.conditions.iter().map(|one| format!("{}={} {}", one.kind, one.status, one.observed_generation));
+            format!("{}: {}", parent.parent_ref.name, all.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "orders: Accepted=True 5, ResolvedRefs=True 5, leno.dev/Programmed=True 5",
+            "nowhere: Accepted=False 5, ResolvedRefs=True 5, leno.dev/Programmed=False 5",
+        ]
+    );
+}

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::compile::Lens;
 use crate::compile::advice;
-use crate::compile::filter;
-use crate::compile::outbound;
+use crate::compile::parents;
+use crate::compile::parents::ParentStatus;
 use crate::compile::policy;
 use crate::compile::policy::Place;
 use crate::compile::policy::Section;
@@ -24,8 +24,6 @@ use crate::object::Kind;
 use crate::object::Object;
 use crate::object::ObjectId;
 use crate::object::check;
-use crate::object::gateway::BackendRef;
-use crate::object::gateway::RouteFilter;
 use crate::object::ours::InboundPolicy;
 use crate::object::ours::ROOT_NAMESPACE;
 use crate::object::ours::Target;
@@ -45,7 +43,23 @@ pub struct Condition {
 }
 
 /// What is wrong, as a reason and a sentence.
-type Fault = (&'static str, String);
+pub(super) type Fault = (&'static str, String);
+
+/// One entry of a TrafficPolicy's `status.targets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    pub group: String,
+    pub kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// What stands in the way; `None`: the policy is attached to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
 
 /// One object, judged by itself.
 #[derive(Debug, Default)]
@@ -53,13 +67,17 @@ pub struct Judged {
     accepted: Option<Fault>,
     resolved: Option<Fault>,
     warnings: Vec<Finding>,
+    /// Of a TrafficPolicy.
+    pub targets: Vec<TargetStatus>,
+    /// Of a route.
+    route: Option<parents::Judged>,
     /// Fields that it sets, as proxies name them: `traffic.PATH` and `inbound.PATH`.
     pub fields: Vec<String>,
     /// Of these, what the proxies of our own release do not act on: what there is to say before a proxy has spoken.
     pub unsupported: Vec<String>,
 }
 
-/// Of one object; empty for kinds that are not ours to judge, and for routes without a Service parent.
+/// Of one object; empty for kinds that are not ours to judge, and for routes that are no concern of ours.
 pub fn conditions(world: &World, object: &Object) -> Vec<Condition> {
     let Some(judged) = judge(world, object) else { return Vec::new() };
     let unsupported = judged.unsupported.iter().map(|field| unsupported(field, "no proxy of this release acts on it"));
@@ -73,15 +91,23 @@ pub fn unsupported(field: &str, whom: &str) -> String {
     format!("Unsupported: {path}: {whom} (remove it, or do not rely on it)")
 }
 
-/// `None` for kinds that are not ours to judge, and for routes without a Service parent.
+/// `None` for kinds that are not ours to judge, and for routes without a Service parent, unless their status still names us.
 pub fn judge(world: &World, object: &Object) -> Option<Judged> {
     let lens = Lens { world, asked: RefCell::default(), sources: RefCell::default() };
     let accepted = check::check(object).first().map(|flaw| ("Invalid", format!("{}: {}", flaw.field, flaw.message)));
     let mut judged = Judged { accepted, ..Judged::default() };
     match object {
         Object::TrafficPolicy(policy) => {
-            judged.accepted = judged.accepted.or_else(|| traffic_fault(&lens, policy));
-            judged.resolved = section_fault(&lens, policy);
+            let targets: Vec<_> =
+                policy.spec.target_refs.iter().map(|one| (one, target_fault(&lens, policy, one))).collect();
+            judged.targets = targets.iter().map(|(one, fault)| target_status(policy, one, fault.as_ref())).collect();
+            let total = targets.len();
+            let mut faults: Vec<Fault> = targets.into_iter().filter_map(|(_, fault)| fault).collect();
+            let held = total - faults.len();
+            // The reason of a section that is not there is ResolvedRefs' own.
+            let section = faults.iter().position(|(reason, _)| *reason == SECTION).map(|at| faults.remove(at));
+            judged.resolved = section;
+            judged.accepted = judged.accepted.or_else(|| first_fault(faults, total, held));
             judged.sets("traffic", fields::TRAFFIC, &policy.spec.body);
             // What is not in force means nothing yet.
             if judged.accepted.is_none() {
@@ -106,15 +132,16 @@ pub fn judge(world: &World, object: &Object) -> Option<Judged> {
         }
         Object::EgressHost(_) => {}
         Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => {
-            let namespace = object.meta().namespace.as_str();
-            if !outbound::parents(object).iter().any(|parent| parent.service(namespace).is_some()) {
+            let route = parents::judge(&lens, object);
+            if route.parents.is_empty() && !told(object) {
                 return None;
             }
-            judged.accepted = judged.accepted.or_else(|| parent_fault(&lens, object));
-            judged.resolved = backend_fault(&lens, object);
+            judged.accepted = route.parents.iter().find_map(|parent| parent.accepted.as_ref().err().cloned());
+            judged.resolved = route.resolved.clone();
             if let Object::HttpRoute(route) = object {
                 judged.warnings.extend(advice::of_http_route(&lens, route));
             }
+            judged.route = Some(route);
         }
         Object::Namespace(_)
         | Object::ServiceAccount(_)
@@ -129,7 +156,8 @@ pub fn judge(world: &World, object: &Object) -> Option<Judged> {
 impl Judged {
     /// `unsupported` in words.
     pub fn conditions(self, unsupported: Vec<String>, generation: i64) -> Vec<Condition> {
-        let warnings: Vec<String> = self.warnings.iter().map(ToString::to_string).chain(unsupported).collect();
+        let warnings =
+            self.warnings.iter().chain(&self.partial()).map(ToString::to_string).chain(unsupported).collect::<Vec<_>>();
         vec![
             condition("Accepted", self.accepted, generation),
             condition("ResolvedRefs", self.resolved, generation),
@@ -154,7 +182,58 @@ impl Judged {
             remedy: "remove it, or do not rely on it".to_owned(),
             place: String::new(),
         });
-        faults.chain(self.warnings.iter().cloned()).chain(unsupported).collect()
+        faults.chain(self.partial()).chain(self.warnings.iter().cloned()).chain(unsupported).collect()
+    }
+
+    /// Of a route, the rules that cannot be honoured where others are.
+    fn partial(&self) -> Option<Finding> {
+        let (reason, message) = self.route.as_ref()?.partial.as_ref()?;
+        Some(Finding {
+            code: codes::of_reason(reason),
+            field: String::new(),
+            message: message.clone(),
+            remedy: String::new(),
+            place: String::new(),
+        })
+    }
+
+    /// Why it is in force nowhere, or not everywhere that it says.
+    pub fn refused(&self) -> Option<&'static str> {
+        let nowhere = !self.targets.is_empty() && self.targets.iter().all(|target| target.message.is_some());
+        let fault = self.accepted.as_ref().or_else(|| self.resolved.as_ref().filter(|_| nowhere));
+        fault.map(|(reason, _)| *reason)
+    }
+
+    /// One entry for each parent of a route that is ours; `programmed` as the whole route has it. Two of them may say different
+    /// things: what stands in the way at one parent does not at another.
+    pub fn parents(&self, programmed: &Condition, generation: i64) -> Vec<ParentStatus> {
+        let Some(route) = &self.route else { return Vec::new() };
+        let entry = |parent: &parents::Parent| {
+            let (accepted, programmed) = match &parent.accepted {
+                Ok(message) => (
+                    Condition { message: message.clone(), ..condition("Accepted", None, generation) },
+                    programmed.clone(),
+                ),
+                Err((reason, message)) => (
+                    condition("Accepted", Some((reason, message.clone())), generation),
+                    idle("the route is not accepted here", generation),
+                ),
+            };
+            let mut conditions = vec![accepted, condition("ResolvedRefs", route.resolved.clone(), generation)];
+            if let Some((reason, message)) = &route.partial {
+                let (kind, status, message) = ("PartiallyInvalid", "True", message.clone());
+                conditions.push(Condition { kind, status, reason, message, observed_generation: generation });
+            }
+            conditions.push(Condition { kind: "leno.dev/Programmed", ..programmed });
+            // There is room for eight conditions at most, and none for saying that there is nothing to say.
+            if !self.warnings.is_empty() {
+                let words: Vec<String> = self.warnings.iter().map(ToString::to_string).collect();
+                let warnings = warnings_condition(&words, generation);
+                conditions.push(Condition { kind: "leno.dev/Warnings", ..warnings });
+            }
+            ParentStatus { parent_ref: parent.parent.clone(), conditions }
+        };
+        route.parents.iter().map(entry).collect()
     }
 
     fn sets(&mut self, prefix: &str, table: &[Field], body: &Body) {
@@ -162,6 +241,12 @@ impl Judged {
         self.fields.extend(fields::set_fields(table, body).into_iter().map(named));
         self.unsupported.extend(fields::unsupported(table, body).into_iter().map(named));
     }
+}
+
+/// Programmed, of what is not accepted.
+pub fn idle(message: &str, observed_generation: i64) -> Condition {
+    let (kind, status, reason) = ("Programmed", "False", "NotAccepted");
+    Condition { kind, status, reason, message: message.to_owned(), observed_generation }
 }
 
 fn condition(kind: &'static str, fault: Option<Fault>, observed_generation: i64) -> Condition {
@@ -176,11 +261,44 @@ fn warnings_condition(warnings: &[String], observed_generation: i64) -> Conditio
     Condition { kind: "Warnings", status, reason, message: warnings.join("; "), observed_generation }
 }
 
-fn traffic_fault(lens: &Lens<'_>, policy: &TrafficPolicy) -> Option<Fault> {
-    policy.spec.target_refs.iter().find_map(|one| {
-        let target = one.target(&policy.metadata.namespace)?;
-        permitted(&target, policy).or_else(|| missing(lens, &target)).or_else(|| conflict(lens, policy, one, target))
-    })
+const SECTION: &str = "SectionNotFound";
+
+fn target_fault(lens: &Lens<'_>, policy: &TrafficPolicy, one: &TargetRef) -> Option<Fault> {
+    let target = one.target(&policy.metadata.namespace)?;
+    permitted(&target, policy)
+        .or_else(|| missing(lens, &target))
+        .or_else(|| section_fault(lens, one, &target))
+        .or_else(|| conflict(lens, policy, one, target))
+}
+
+fn target_status(policy: &TrafficPolicy, one: &TargetRef, fault: Option<&Fault>) -> TargetStatus {
+    let wide = matches!(one.kind.as_str(), "Mesh" | "Namespace");
+    let namespace = one.namespace.as_ref().unwrap_or(&policy.metadata.namespace);
+    TargetStatus {
+        group: one.group.clone(),
+        kind: one.kind.clone(),
+        namespace: if wide { String::new() } else { namespace.clone() },
+        name: one.name.clone(),
+        section_name: one.section_name.clone(),
+        message: fault.map(|(reason, message)| format!("{reason}: {message}")),
+    }
+}
+
+/// `held`: targets at which the policy is in force.
+fn first_fault(faults: Vec<Fault>, total: usize, held: usize) -> Option<Fault> {
+    let (reason, message) = faults.into_iter().next()?;
+    let rest = if held > 0 { format!("; it is in force at {held} of {total} targets") } else { String::new() };
+    Some((reason, format!("{message}{rest}")))
+}
+
+/// Its status holds an entry of ours.
+fn told(route: &Object) -> bool {
+    match route {
+        Object::HttpRoute(route) => route.told,
+        Object::GrpcRoute(route) => route.told,
+        Object::TcpRoute(route) => route.told,
+        _ => false,
+    }
 }
 
 fn permitted(target: &Target, policy: &TrafficPolicy) -> Option<Fault> {
@@ -228,22 +346,19 @@ fn conflict(lens: &Lens<'_>, policy: &TrafficPolicy, one: &TargetRef, target: Ta
     ))
 }
 
-fn section_fault(lens: &Lens<'_>, policy: &TrafficPolicy) -> Option<Fault> {
-    policy.spec.target_refs.iter().find_map(|one| {
-        let section = one.section_name.as_deref()?;
-        let target = one.target(&policy.metadata.namespace)?;
-        let found = match &target {
-            Target::Service(name) => {
-                lens.service(name).is_none_or(|service| service.tcp_ports().any(|port| port.called(section)))
-            }
-            Target::Route(kind, name) => {
-                let route = lens.world.object(&ObjectId { kind: *kind, name: name.clone() });
-                route.is_none_or(|route| rule_names(route).contains(&section))
-            }
-            Target::Mesh | Target::Namespace(_) | Target::EgressHost(_) => false,
-        };
-        (!found).then(|| ("SectionNotFound", format!("{} {} has no section {section}", one.kind, one.name)))
-    })
+fn section_fault(lens: &Lens<'_>, one: &TargetRef, target: &Target) -> Option<Fault> {
+    let section = one.section_name.as_deref()?;
+    let found = match target {
+        Target::Service(name) => {
+            lens.service(name).is_none_or(|service| service.tcp_ports().any(|port| port.called(section)))
+        }
+        Target::Route(kind, name) => {
+            let route = lens.world.object(&ObjectId { kind: *kind, name: name.clone() });
+            route.is_none_or(|route| rule_names(route).contains(&section))
+        }
+        Target::Mesh | Target::Namespace(_) | Target::EgressHost(_) => false,
+    };
+    (!found).then(|| (SECTION, format!("{} {} has no section {section}", one.kind, one.name)))
 }
 
 fn rule_names(route: &Object) -> Vec<&str> {
@@ -286,53 +401,6 @@ fn idle_workloads(lens: &Lens<'_>, namespace: &str, workloads: &crate::object::o
         message: "it selects no Pod".to_owned(),
         remedy: "compare its labels with the Pods'".to_owned(),
         place: String::new(),
-    })
-}
-
-fn parent_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {
-    let namespace = route.meta().namespace.as_str();
-    outbound::parents(route).iter().find_map(|parent| {
-        let name = parent.service(namespace)?;
-        let Some(service) = lens.service(&name) else {
-            return Some(("NoMatchingParent", format!("there is no Service {name}")));
-        };
-        let port = service.tcp_ports().any(|port| outbound::selects(parent, port));
-        (!port).then(|| ("NoMatchingParent", format!("Service {name} has no such port")))
-    })
-}
-
-fn backend_fault(lens: &Lens<'_>, route: &Object) -> Option<Fault> {
-    let namespace = route.meta().namespace.as_str();
-    let (backends, filters): (Vec<&BackendRef>, Vec<&RouteFilter>) = match route {
-        Object::HttpRoute(route) => {
-            let rules = &route.spec.rules;
-            (
-                rules.iter().flat_map(|rule| &rule.backend_refs).collect(),
-                rules.iter().flat_map(|rule| &rule.filters).collect(),
-            )
-        }
-        Object::GrpcRoute(route) => {
-            let rules = &route.spec.rules;
-            (
-                rules.iter().flat_map(|rule| &rule.backend_refs).collect(),
-                rules.iter().flat_map(|rule| &rule.filters).collect(),
-            )
-        }
-        Object::TcpRoute(route) => (route.spec.rules.iter().flat_map(|rule| &rule.backend_refs).collect(), Vec::new()),
-        _ => return None,
-    };
-    if let Some(filter) = filters.iter().find(|one| !filter::known(one)) {
-        return Some(("UnsupportedValue", format!("filter {} is not supported; its rule answers 500", filter.kind)));
-    }
-    backends.into_iter().find_map(|one| {
-        let Some(name) = one.service(namespace) else {
-            return Some(("InvalidKind", format!("backend {} is not a Service", one.name)));
-        };
-        let Some(service) = lens.service(&name) else {
-            return Some(("BackendNotFound", format!("there is no Service {name}")));
-        };
-        let port = one.port.unwrap_or(0);
-        service.port(port).is_none().then(|| ("BackendNotFound", format!("Service {name} has no port {port}")))
     })
 }
 

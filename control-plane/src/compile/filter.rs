@@ -19,8 +19,11 @@ use crate::object::gateway::RouteFilter;
 
 const MILLION: u64 = 1_000_000;
 
-/// `None`: one of them cannot be honoured.
+/// `None`: one of them cannot be honoured, or not beside the others.
 pub(super) fn filters(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, all: &[RouteFilter]) -> Option<Vec<Filter>> {
+    if incompatible(all) {
+        return None;
+    }
     all.iter().map(|one| filter(lens, site, namespace, one)).collect()
 }
 
@@ -89,6 +92,12 @@ fn mirror(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, from: &RequestMirro
 
 fn text(from: Option<&str>) -> Option<Arc<str>> {
     from.map(Into::into)
+}
+
+/// A request is sent elsewhere by its client, or forwarded as another: not both.
+pub(super) fn incompatible(all: &[RouteFilter]) -> bool {
+    let has = |kind: &str| all.iter().any(|one| one.kind == kind);
+    has("RequestRedirect") && has("URLRewrite")
 }
 
 /// Whether we know the filter and it says what to do.

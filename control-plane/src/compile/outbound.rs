@@ -78,12 +78,15 @@ fn outbound_port(lens: &Lens<'_>, service: &Service, port: &ServicePortSpec, vie
 ///
 /// GEP-1294: a route in the client's namespace replaces the producer's for those clients. GEP-1294, "route types": where several
 /// kinds are attached, the most specific counts: GRPCRoute, HTTPRoute, TCPRoute.
-fn attached_routes<'w>(
+pub(super) fn attached_routes<'w>(
     lens: &Lens<'w>,
     service: &Service,
     port: &ServicePortSpec,
     view: Option<&str>,
 ) -> (Vec<&'w Object>, bool) {
+    if !routable(service) {
+        return (Vec::new(), false);
+    }
     let name = service.metadata.key();
     let all: Vec<&Object> =
         lens.about(Topic::RoutesOf(name.clone())).into_iter().filter(|object| attaches(object, &name, port)).collect();
@@ -96,7 +99,30 @@ fn attached_routes<'w>(
     let best = routes.iter().map(|object| rank(route::kind(object))).min();
     routes.retain(|object| Some(rank(route::kind(object))) == best);
     routes.sort_by_key(|object| object.meta().age());
+    if best == Some(rank(RouteKind::Tcp)) {
+        // A connection says nothing by which a second one could be told from the first.
+        routes.truncate(1);
+    }
     (routes, consumer)
+}
+
+/// Whether clients have an address that means this Service and no Pod: elsewhere no route can be taken.
+pub(super) fn routable(service: &Service) -> bool {
+    !service.headless() && service.spec.kind != ServiceKind::ExternalName
+}
+
+/// Whether a route can lead to it.
+pub(super) fn has_endpoints(service: &Service) -> bool {
+    service.spec.kind != ServiceKind::ExternalName
+}
+
+/// Whether what travels on the port is what routes of this kind speak of.
+pub(super) fn carries(port: &ServicePortSpec, kind: RouteKind) -> bool {
+    match protocol(port) {
+        Protocol::Detect => true,
+        Protocol::Opaque | Protocol::Tls => kind == RouteKind::Tcp,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => kind != RouteKind::Tcp,
+    }
 }
 
 fn rank(kind: RouteKind) -> u8 {
@@ -109,7 +135,10 @@ fn rank(kind: RouteKind) -> u8 {
 
 fn attaches(object: &Object, service: &Name, port: &ServicePortSpec) -> bool {
     let namespace = &object.meta().namespace;
-    parents(object).iter().any(|parent| parent.service(namespace).as_ref() == Some(service) && selects(parent, port))
+    carries(port, route::kind(object))
+        && parents(object)
+            .iter()
+            .any(|parent| parent.service(namespace).as_ref() == Some(service) && selects(parent, port))
 }
 
 /// A parent without port or section is all ports.

@@ -215,8 +215,8 @@ pub(super) fn backend(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, one: &B
     // A reference without a port does not resolve and is never dialled; 1 is a port as good as any for naming it.
     let number = one.port.filter(|port| *port > 0).unwrap_or(1);
     let service = one.service(namespace).and_then(|name| lens.service(&name));
-    let port =
-        service.filter(|_| one.port.is_some()).and_then(|service| service.port(number).map(|port| (service, port)));
+    let usable = service.filter(|service| one.port.is_some() && outbound::has_endpoints(service));
+    let port = usable.and_then(|service| service.port(number).map(|port| (service, port)));
     let filters = filter::filters(lens, site, namespace, &one.filters);
     let target = ServicePort { service: ServiceName { namespace: name.namespace, name: name.name }, port: number };
     Backend {

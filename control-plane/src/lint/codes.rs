@@ -51,7 +51,7 @@ pub fn of_reason(reason: &str) -> &'static str {
         "RefNotPermitted" => "REF_NOT_PERMITTED",
         "NoMatchingParent" => "NO_MATCHING_PARENT",
         "BackendNotFound" | "InvalidKind" => "BACKEND_NOT_FOUND",
-        "UnsupportedValue" => "UNSUPPORTED_VALUE",
+        "UnsupportedValue" | "IncompatibleFilters" => "UNSUPPORTED_VALUE",
         _ => "INVALID",
     }
 }

@@ -2,7 +2,10 @@
 //! It keeps the user's words: what a reference or a match means is decided in `compile`.
 
 use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
 
+use super::CONTROLLER;
 use super::Name;
 use super::kube::Meta;
 use super::kube::or_default;
@@ -11,18 +14,27 @@ use super::kube::or_default;
 pub struct HttpRoute {
     pub metadata: Meta,
     pub spec: RouteSpec<HttpRule>,
+    /// Its status holds something that we said, which must go where we have nothing to say any more.
+    #[serde(default, rename = "status", deserialize_with = "told")]
+    pub told: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct GrpcRoute {
     pub metadata: Meta,
     pub spec: RouteSpec<GrpcRule>,
+    /// Its status holds something that we said, which must go where we have nothing to say any more.
+    #[serde(default, rename = "status", deserialize_with = "told")]
+    pub told: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct TcpRoute {
     pub metadata: Meta,
     pub spec: RouteSpec<TcpRule>,
+    /// Its status holds something that we said, which must go where we have nothing to say any more.
+    #[serde(default, rename = "status", deserialize_with = "told")]
+    pub told: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -36,19 +48,19 @@ pub struct RouteSpec<Rule> {
     pub rules: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentRef {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     pub name: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 
@@ -279,12 +291,38 @@ impl ParentRef {
 }
 
 impl BackendRef {
+    /// What is meant, for people.
+    pub fn kind(&self) -> String {
+        let kind = self.kind.as_deref().unwrap_or("Service");
+        match self.group.as_deref().unwrap_or_default() {
+            "" => kind.to_owned(),
+            group => format!("{kind} of {group}"),
+        }
+    }
+
     /// The Service that is meant, where it is one.
     pub fn service(&self, namespace: &str) -> Option<Name> {
         let service = self.kind.as_deref().is_none_or(|kind| kind == "Service")
             && self.group.as_deref().is_none_or(str::is_empty);
         service.then(|| Name::new(self.namespace.as_deref().unwrap_or(namespace), &self.name))
     }
+}
+
+/// Only whether we are in it: an entry of another controller, or a new time in ours, changes nothing for us.
+fn told<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    #[derive(Default, Deserialize)]
+    struct Status {
+        #[serde(default, deserialize_with = "or_default")]
+        parents: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        #[serde(default)]
+        controller_name: String,
+    }
+    let status: Status = or_default(from)?;
+    Ok(status.parents.iter().any(|entry| entry.controller_name == CONTROLLER))
 }
 
 fn path_prefix() -> String {

@@ -11,12 +11,16 @@ use crate::cluster::keep::Kept;
 use crate::cluster::lease::Lease;
 use crate::cluster::lease::held;
 use crate::cluster::write::Written;
+use crate::cluster::xmesh::FEATURES;
+use crate::cluster::xmesh::Xmesh;
 use crate::compile::conditions::Condition;
+use crate::compile::parents::ParentStatus;
 use crate::index::World;
 use crate::kube::fake::Fake;
 use crate::object::Event;
 use crate::object::Kind;
 use crate::object::Object;
+use crate::reconcile::Table;
 use crate::status::ObjectStatus;
 use crate::status::Proxies;
 use crate::status::Report;
@@ -32,7 +36,8 @@ fn condition(kind: &'static str, status: &'static str, reason: &'static str) -> 
 fn report(kind: &'static str, conditions: Vec<Condition>, applied: usize) -> Report {
     let proxies = Proxies { selected: 2, applied, ..Proxies::default() };
     let (namespace, name) = ("shop".to_owned(), "web".to_owned());
-    let objects = vec![ObjectStatus { kind, namespace, name, generation: 3, conditions, proxies }];
+    let (parents, targets) = (Vec::new(), Vec::new());
+    let objects = vec![ObjectStatus { kind, namespace, name, generation: 3, conditions, parents, targets, proxies }];
     Report { generation: 1, sidecars: Sidecars::default(), objects, refused: Vec::new() }
 }
 
@@ -120,12 +125,14 @@ async fn in_a_route_only_our_own_entries_are_ours() {
             "status": {"parents": [theirs, stale]},
         }),
     );
-    let conditions = vec![
-        condition("Accepted", "True", "Accepted"),
-        condition("Programmed", "True", "Programmed"),
-        condition("Warnings", "False", "NoWarnings"),
-    ];
-    let report = report("HTTPRoute", conditions, 2);
+    let mut report = report("HTTPRoute", Vec::new(), 2);
+    report.objects[0].parents = vec![ParentStatus {
+        parent_ref: serde_json::from_value(service.clone()).unwrap(),
+        conditions: vec![
+            condition("Accepted", "True", "Accepted"),
+            condition("leno.dev/Programmed", "True", "Programmed"),
+        ],
+    }];
     Written::default().write(&fake.client(), &report, SystemTime::now(), Instant::now()).await;
     let parents = fake.object(ROUTE).unwrap()["status"]["parents"].clone();
     assert_eq!(parents.as_array().unwrap().len(), 2, "{parents:#}");
@@ -133,6 +140,85 @@ async fn in_a_route_only_our_own_entries_are_ours() {
     assert_eq!(parents[1]["parentRef"], service);
     let kinds: Vec<&Value> = parents[1]["conditions"].as_array().unwrap().iter().map(|one| &one["type"]).collect();
     assert_eq!(kinds, ["Accepted", "leno.dev/Programmed"]);
+}
+
+#[tokio::test]
+async fn a_policy_that_has_changed_since_is_not_told_what_was_said_of_its_past() {
+    let fake = Fake::start().await;
+    fake.put(POLICY, json!({"metadata": {"name": "web", "generation": 4}, "spec": {}}));
+    let (client, now) = (fake.client(), Instant::now());
+    let accepted = || report("TrafficPolicy", vec![condition("Accepted", "True", "Accepted")], 0);
+    let mut written = Written::default();
+    written.write(&client, &accepted(), SystemTime::now(), now).await;
+    assert_eq!(fake.object(POLICY).unwrap()["status"], Value::Null, "generation 3 was judged, and 4 is stored");
+    fake.put(POLICY, json!({"metadata": {"name": "web", "generation": 3}, "spec": {}}));
+    written.write(&client, &accepted(), SystemTime::now(), now).await;
+    assert_ne!(fake.object(POLICY).unwrap()["status"], Value::Null, "nothing was taken for written");
+}
+
+#[tokio::test]
+async fn what_is_in_force_does_not_flicker_when_it_is_compiled_anew() {
+    let fake = Fake::start().await;
+    fake.put(POLICY, json!({"metadata": {"name": "web", "generation": 3}, "spec": {}}));
+    let (client, wall, start) = (fake.client(), SystemTime::now(), Instant::now());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let told = || fake.object(POLICY).unwrap()["status"]["conditions"][0]["status"].clone();
+    let programmed = || report("TrafficPolicy", vec![condition("Programmed", "True", "Programmed")], 2);
+    let lagging = || report("TrafficPolicy", vec![condition("Programmed", "False", "Reconciling")], 1);
+    let mut written = Written::default();
+    written.write(&client, &programmed(), wall, at(0)).await;
+    written.write(&client, &lagging(), wall, at(1)).await;
+    written.write(&client, &programmed(), wall, at(3)).await;
+    written.write(&client, &lagging(), wall, at(4)).await;
+    written.write(&client, &lagging(), wall, at(8)).await;
+    assert_eq!(told(), "True");
+    assert_eq!(fake.calls().iter().filter(|call| call.starts_with("PUT")).count(), 1);
+    written.write(&client, &lagging(), wall, at(9)).await;
+    assert_eq!(told(), "False", "it has lasted");
+    written.write(&client, &programmed(), wall, at(10)).await;
+    assert_eq!(told(), "True", "the way back is told at once");
+}
+
+#[tokio::test]
+async fn a_route_that_is_not_ours_any_more_loses_our_entry_alone() {
+    let fake = Fake::start().await;
+    let theirs = json!({"parentRef": {"name": "front"}, "controllerName": "example.com/gateway", "conditions": []});
+    let ours = json!({"parentRef": {"group": "", "kind": "Service", "name": "web"}, "controllerName": "leno.dev/control-plane", "conditions": []});
+    let route = json!({
+        "metadata": {"name": "web", "namespace": "shop", "generation": 3},
+        "spec": {"parentRefs": [{"name": "front"}]},
+        "status": {"parents": [theirs, ours]},
+    });
+    fake.put(ROUTE, route.clone());
+    let mut world = World::default();
+    world.apply(vec![Event::Applied(Object::decode(Kind::HttpRoute, route).unwrap().into())]);
+    let report = crate::status::report(&Table::of(world, leno_proto::convert::encode), &[]);
+    Written::default().write(&fake.client(), &report, SystemTime::now(), Instant::now()).await;
+    assert_eq!(fake.object(ROUTE).unwrap()["status"]["parents"], json!([theirs]));
+}
+
+#[tokio::test]
+async fn the_mesh_of_the_gateway_api_is_told_what_we_support_and_nobody_elses_is() {
+    let fake = Fake::start().await;
+    let (client, wall, start) = (fake.client(), SystemTime::now(), Instant::now());
+    let at = |name: &str| format!("/apis/gateway.networking.x-k8s.io/v1alpha1/xmeshes/{name}");
+    let mesh = |name: &str, controller: &str| json!({"metadata": {"name": name, "generation": 1}, "spec": {"controllerName": controller}});
+    fake.put(&at("theirs"), mesh("theirs", "example.com/mesh"));
+    fake.put(&at("ours"), mesh("ours", "leno.dev/control-plane"));
+    let mut odd = mesh("odd", "leno.dev/control-plane");
+    odd["spec"]["parametersRef"] = json!({"group": "", "kind": "ConfigMap", "name": "x"});
+    fake.put(&at("odd"), odd);
+    for turn in 0..2 {
+        // Twice by another leader: what is so is not written again.
+        Xmesh::default().keep(&client, "leno-system", wall, start + Duration::from_secs(turn)).await;
+    }
+    let status = |name: &str| fake.object(&at(name)).unwrap()["status"].clone();
+    assert_eq!(status("theirs"), Value::Null);
+    assert_eq!(of_type(&status("ours")["conditions"], "Accepted")["status"], "True");
+    assert_eq!(status("ours")["supportedFeatures"].as_array().unwrap().len(), FEATURES.len());
+    assert_eq!(of_type(&status("odd")["conditions"], "Accepted")["reason"], "InvalidParameters");
+    assert_eq!(fake.calls().iter().filter(|call| call.starts_with("PUT")).count(), 2);
+    assert!(FEATURES.is_sorted(), "the API demands it");
 }
 
 #[tokio::test]
