@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// With --gates: commit to the figures of now.
     #[arg(long, requires = "gates")]
     write: bool,
+    /// What must hold while something else goes on instead: updates, rotation, scrapes, bulk, churn, a crowd of connections.
+    #[arg(long, conflicts_with = "gates")]
+    pressure: bool,
     /// Print the figures as JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -98,7 +101,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     build(&options.profile)?;
     shell::install(&PACKAGES)?;
     let mut bench = Command::new(format!("target/{}/leno-bench", options.profile));
-    bench.args(["run", "--folder", "target/bench"]).arg("--envoy").arg(envoy()?);
+    if options.pressure {
+        bench.args(["pressure", "--folder", "target/bench"]);
+    } else {
+        bench.args(["run", "--folder", "target/bench"]).arg("--envoy").arg(envoy()?);
+    }
     for (set, flag) in [(options.quick, "--quick"), (options.check, "--check"), (options.json, "--json")] {
         if set {
             bench.arg(flag);

@@ -94,7 +94,8 @@ fn handshake(options: &Options, config: &Arc<ClientConfig>, name: &ServerName<'s
     Ok(tls.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())).unwrap_or_default())
 }
 
-fn config(folder: &Path, alpn: &str) -> anyhow::Result<ClientConfig> {
+/// A client of the mesh with these papers, who takes any server for the right one.
+pub(super) fn config(folder: &Path, alpn: &str) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = CertificateDer::pem_file_iter(folder.join("client.pem"))?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(folder.join("client.key"))?;

@@ -83,7 +83,10 @@ impl Shared {
                 Kind::Stream => self.stream(sender.clone()).await,
                 _ => self.plain(sender.clone()).await,
             };
-            if ended.is_err() {
+            if let Err(error) = ended {
+                if self.bad.get() == 0 {
+                    eprintln!("{:?}, the first that failed: {error:#}", self.kind);
+                }
                 self.bad.set(self.bad.get() + 1);
                 // A connection that has ended fails at once, for ever.
                 tokio::task::yield_now().await;

@@ -10,6 +10,7 @@ use clap::Args;
 use clap::ValueEnum;
 
 use crate::bench::closed;
+use crate::bench::crowd;
 use crate::bench::figures::Figures;
 use crate::bench::handshakes;
 use crate::bench::http2;
@@ -30,6 +31,8 @@ pub enum Kind {
     Stream,
     /// TLS handshakes alone.
     Handshakes,
+    /// Connections of the hop that stay, each after `requests` requests.
+    Crowd,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -51,7 +54,7 @@ pub struct Options {
     /// Requests a second, of `paced`.
     #[arg(long, default_value_t = 1000)]
     pub rate: u32,
-    /// End after so many requests instead of a time, of `closed`.
+    /// End after so many requests instead of a time, of `closed`; of each connection, of `crowd`.
     #[arg(long)]
     pub requests: Option<u64>,
     #[arg(long, default_value = "/1k")]
@@ -62,7 +65,7 @@ pub struct Options {
     /// Send fourteen header fields.
     #[arg(long)]
     pub headers: bool,
-    /// Folder with `client.pem` and `client.key`, of `handshakes`.
+    /// Folder with `client.pem` and `client.key`, of `handshakes` and `crowd`.
     #[arg(long)]
     pub certificates: Option<PathBuf>,
     #[arg(long, default_value = "h2")]
@@ -86,6 +89,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let figures = match options.kind {
         Kind::Paced => paced::run(options, clock)?,
         Kind::Handshakes => handshakes::run(options, clock)?,
+        Kind::Crowd => local(crowd::run(options))?,
         Kind::Closed | Kind::Fresh => local(closed::run(options, clock))?,
         Kind::Http2 | Kind::Unary | Kind::Stream => local(http2::run(options, clock))?,
     };

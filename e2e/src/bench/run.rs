@@ -2,8 +2,6 @@
 //! slices overlap, and says how much of the machine others took.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::io::IsTerminal;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -11,13 +9,14 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
 
 use crate::bench::certificates;
+use crate::bench::child::Load;
+use crate::bench::child::Target;
 use crate::bench::counters;
 use crate::bench::counters::SystemCalls;
 use crate::bench::counts;
@@ -38,8 +37,8 @@ use crate::mesh;
 use crate::process::Process;
 
 /// CPU of both sidecars; everything else has the other one.
-const SIDECARS: usize = 1;
-const OTHERS: usize = 0;
+pub(super) const SIDECARS: usize = 1;
+pub(super) const OTHERS: usize = 0;
 
 /// A slice in which other programs had more of a core than this is tried again, where there is time for it.
 const FOREIGN_MAX: f64 = 0.10;
@@ -236,7 +235,7 @@ impl Stage {
                 // It attaches first; what is idle calls nothing.
                 std::thread::sleep(Duration::from_millis(300));
                 let requests = if plan.quick { "10000" } else { "40000" };
-                let child = Load::begin(peer, spec, 60.0, core, &["--requests", requests, "--warm", "0"])?;
+                let child = begin(peer, spec, 60.0, core, &["--requests", requests, "--warm", "0"])?;
                 let figures = child.end()?;
                 record.bad = figures.bad;
                 if let Some(calls) = counting.and_then(SystemCalls::end) {
@@ -250,7 +249,7 @@ impl Stage {
             Work::BusyMemory => {
                 peer.restart()?;
                 let spec = Spec { connections: 1000, ..BUSY };
-                let mut child = Load::start(plan, peer, &spec, core)?;
+                let mut child = start(plan, peer, &spec, core)?;
                 child.warm()?;
                 std::thread::sleep(Duration::from_secs_f64(plan.seconds * 0.9));
                 record.figures.insert(Figure::Memory, counters::rss(&peer.pair()));
@@ -311,7 +310,7 @@ impl Pair {
     ) -> anyhow::Result<(Figures, f64)> {
         let peer = self.0.peers.get(&Name::Leno).context("it runs")?;
         let spec = Spec { connections: case.connections, ..BUSY };
-        let mut load = Load::begin(peer, &spec, 4.0, Some(SIDECARS), case.load)?;
+        let mut load = begin(peer, &spec, 4.0, Some(SIDECARS), case.load)?;
         load.warm()?;
         let before = counters::cpu(&[pid]);
         let mut watching = watch()?;
@@ -344,7 +343,7 @@ fn load(
 ) -> anyhow::Result<()> {
     let (outbound, inbound) = (peer.outbound(), peer.inbound());
     let everyone: Vec<u32> = outbound.iter().chain(&inbound).copied().chain([app]).collect();
-    let mut child = Load::start(plan, peer, spec, core)?;
+    let mut child = start(plan, peer, spec, core)?;
     child.warm()?;
     let (begun, machine, load) = (Instant::now(), counters::machine(), counters::cpu(&[child.pid()]));
     let before = (counters::cpu(&outbound), counters::cpu(&inbound), counters::cpu(&everyone));
@@ -372,104 +371,21 @@ fn load(
     Ok(())
 }
 
-/// The load's process.
-struct Load {
-    child: Child,
-    out: BufReader<std::process::ChildStdout>,
-    figures: Option<Figures>,
+fn start(plan: &Plan, peer: &Peer, spec: &Spec, core: Option<usize>) -> anyhow::Result<Load> {
+    // Of a thousand requests a second few are the hundredth part: they get longer.
+    let seconds = if spec.kind == Kind::Paced { plan.seconds * 2.0 } else { plan.seconds };
+    begin(peer, spec, seconds, core, &[])
 }
 
-impl Load {
-    fn start(plan: &Plan, peer: &Peer, spec: &Spec, core: Option<usize>) -> anyhow::Result<Self> {
-        // Of a thousand requests a second few are the hundredth part: they get longer.
-        let seconds = if spec.kind == Kind::Paced { plan.seconds * 2.0 } else { plan.seconds };
-        Self::begin(peer, spec, seconds, core, &[])
-    }
-
-    fn begin(peer: &Peer, spec: &Spec, seconds: f64, core: Option<usize>, more: &[&str]) -> anyhow::Result<Self> {
-        let to = peer.door(spec.door).with_context(|| format!("{} has no {:?} door", peer.name.as_str(), spec.door))?;
-        let kind = match spec.kind {
-            Kind::Closed => "closed",
-            Kind::Fresh => "fresh",
-            Kind::Paced => "paced",
-            Kind::Http2 => "http2",
-            Kind::Unary => "unary",
-            Kind::Stream => "stream",
-            Kind::Handshakes => "handshakes",
-        };
-        let (certificates, alpn) = peer.handshake();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["load", kind, "--stay"]).args(more);
-        let mut put = |name: &str, value: &str| {
-            if !more.contains(&name) {
-                command.args([name, value]);
-            }
-        };
-        put("--to", &to.to_string());
-        put("--connections", &spec.connections.to_string());
-        put("--streams", &spec.streams.to_string());
-        put("--seconds", &seconds.to_string());
-        put("--warm", &(seconds * 0.25).min(0.5).to_string());
-        put("--rate", &spec.rate.max(1).to_string());
-        put("--path", spec.path);
-        put("--post", &spec.post.to_string());
-        put("--certificates", &certificates.display().to_string());
-        put("--alpn", alpn);
-        if spec.headers && !more.contains(&"--headers") {
-            command.arg("--headers");
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = counters::pinned(core.map(|_| OTHERS), || command.spawn().context("start the load"))?;
-        let out = BufReader::new(child.stdout.take().context("its output is piped")?);
-        Ok(Self { child, out, figures: None })
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn line(&mut self) -> anyhow::Result<String> {
-        let mut line = String::new();
-        let read = self.out.read_line(&mut line)?;
-        anyhow::ensure!(read > 0, "the load ended without a word; what it said is above");
-        Ok(line.trim().to_owned())
-    }
-
-    fn warm(&mut self) -> anyhow::Result<()> {
-        let line = self.line()?;
-        anyhow::ensure!(line == "go", "the load said {line:?}");
-        Ok(())
-    }
-
-    /// Its process stays until `end`, so that its CPU can be read.
-    fn wait_for_end(&mut self) -> anyhow::Result<()> {
-        let line = self.line()?;
-        self.figures = Some(Figures::parse(&line)?);
-        Ok(())
-    }
-
-    fn end(mut self) -> anyhow::Result<Figures> {
-        while self.figures.is_none() {
-            let line = self.line()?;
-            if line != "go" {
-                self.figures = Some(Figures::parse(&line)?);
-            }
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        self.figures.take().context("read above")
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn begin(peer: &Peer, spec: &Spec, seconds: f64, core: Option<usize>, more: &[&str]) -> anyhow::Result<Load> {
+    let to = peer.door(spec.door).with_context(|| format!("{} has no {:?} door", peer.name.as_str(), spec.door))?;
+    let (certificates, alpn) = peer.handshake();
+    let target = Target { to, certificates: &certificates, alpn };
+    Load::begin(&target, spec, seconds, core.map(|_| OTHERS), more)
 }
 
 /// Loopback networks that nobody uses, all different where the folder of a mesh shows it.
-fn networks(count: usize) -> anyhow::Result<Vec<Ipv4Addr>> {
+pub(super) fn networks(count: usize) -> anyhow::Result<Vec<Ipv4Addr>> {
     let mut found: Vec<Ipv4Addr> = Vec::new();
     while found.len() < count {
         let network = mesh::free_network()?;
@@ -480,7 +396,7 @@ fn networks(count: usize) -> anyhow::Result<Vec<Ipv4Addr>> {
     Ok(found)
 }
 
-fn start_app(folder: &Path, http1: &[SocketAddr], http2: &[SocketAddr]) -> anyhow::Result<Process> {
+pub(super) fn start_app(folder: &Path, http1: &[SocketAddr], http2: &[SocketAddr]) -> anyhow::Result<Process> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("app");
     for address in http1 {

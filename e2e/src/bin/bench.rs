@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,6 +14,7 @@ use leno_e2e::bench::counts;
 use leno_e2e::bench::decisions;
 use leno_e2e::bench::load;
 use leno_e2e::bench::plot;
+use leno_e2e::bench::pressure;
 use leno_e2e::bench::profile;
 use leno_e2e::bench::report::Report;
 use leno_e2e::bench::run;
@@ -22,6 +24,8 @@ use leno_e2e::bench::run;
 enum Verb {
     /// Measures; prints a table, and writes it with all figures and a plot into the folder.
     Run(Run),
+    /// What must hold while something else goes on: updates, rotation, scrapes, bulk, churn, a crowd of connections.
+    Pressure(Pressure),
     /// Counts instructions and allocations for a request, and compares them with the committed figures.
     Gates(Gates),
     /// Where both sidecars spend a request, by stage.
@@ -61,6 +65,22 @@ struct Run {
     /// Envoy's program; without it Envoy takes no part.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// Where everything is written.
+    #[arg(long, default_value = "target/bench")]
+    folder: PathBuf,
+}
+
+#[derive(Args)]
+struct Pressure {
+    /// Some minutes: fewer pairs, a short churn, a thousand connections.
+    #[arg(long)]
+    quick: bool,
+    /// Only these cases, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Exit non-zero where something does not hold.
+    #[arg(long)]
+    check: bool,
     /// Where everything is written.
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,
@@ -116,6 +136,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Verb::Gates(options) => local(gates(options)),
+        Verb::Pressure(options) => local(pressed(options)),
         Verb::Run(options) => local(measure(options)),
     }
 }
@@ -123,6 +144,25 @@ fn main() -> anyhow::Result<ExitCode> {
 fn local(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+async fn pressed(options: Pressure) -> anyhow::Result<ExitCode> {
+    let quick = options.quick;
+    let plan = pressure::Plan {
+        only: options.only,
+        pairs: if quick { 3 } else { 9 },
+        seconds: if quick { 3.0 } else { 6.0 },
+        churn: Duration::from_secs(if quick { 60 } else { 600 }),
+        crowd: if quick { 1000 } else { 10_000 },
+        idle: Duration::from_secs(if quick { 5 } else { 30 }),
+        folder: std::path::absolute(&options.folder)?,
+    };
+    let say = |finding: &pressure::Finding| {
+        println!("{} {:9} {}", if finding.holds { "ok  " } else { "MISS" }, finding.name, finding.text);
+    };
+    let findings = pressure::run(&plan, &say).await?;
+    let all = findings.iter().all(|finding| finding.holds);
+    Ok(if options.check && !all { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn gates(options: Gates) -> anyhow::Result<ExitCode> {

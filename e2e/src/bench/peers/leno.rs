@@ -148,6 +148,21 @@ pub fn pair(network: Ipv4Addr) -> Plan {
     plan(pods, false, None)
 }
 
+/// Everything on, with a client that knows fifty more services.
+pub fn pressed(network: Ipv4Addr, leaf_ttl: Duration) -> Plan {
+    let mut pods = pods(network, true);
+    pods[CLIENT].calls.extend((0..SERVICES).map(other));
+    Plan { leaf_ttl, ..plan(pods, false, None) }
+}
+
+/// The manifests of `pressed` after its change of this number: half of the fifty services have moved, and so has a timeout of
+/// the two that are called.
+pub fn changed(number: usize) -> [(&'static str, String); 2] {
+    let moved = |name: usize| if name % 2 == number % 2 { number % 100 } else { 100 };
+    let policies = POLICIES.replace("request: 15s", &format!("request: {}s", 15 + number % 2));
+    [("policies.yaml", policies), ("others.yaml", others_at(moved))]
+}
+
 /// Client and server among the pods of `pair`.
 pub const PAIR: [usize; 2] = [1, 0];
 
@@ -161,16 +176,21 @@ fn mesh_manifest(minimal: bool) -> String {
 
 /// Services that are known and never called.
 fn others() -> String {
+    others_at(|_| 100)
+}
+
+/// The same, each with its one endpoint at such a place.
+fn others_at(place: impl Fn(usize) -> usize) -> String {
     (0..SERVICES)
         .map(|number| {
-            let name = other(number);
+            let (name, place) = (other(number), place(number));
             format!(
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  \
                  ports: [{{name: main, port: 80, targetPort: 8080, appProtocol: http}}]\n---\n\
                  apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  namespace: {NAMESPACE}\n  \
                  labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\n\
                  ports: [{{name: main, port: 8080, protocol: TCP, appProtocol: http}}]\nendpoints:\n\
-                 - addresses: [127.0.1.{number}]\n  conditions: {{ready: true, serving: true, terminating: false}}\n"
+                 - addresses: [127.{place}.1.{number}]\n  conditions: {{ready: true, serving: true, terminating: false}}\n"
             )
         })
         .collect()
