@@ -39,8 +39,6 @@ const HEAD_MAX: usize = 16 * 1024;
 pub enum Format {
     Json,
     Text,
-    /// What each proxy said, for the replica that writes statuses.
-    Proxies,
 }
 
 /// Every object's conditions, made when asked for.
@@ -115,12 +113,9 @@ fn answer<B>(admin: &Admin, request: &Request<B>) -> Page {
         },
         "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", admin.metrics.text()),
         "/status" => match format(request) {
-            format @ (Format::Json | Format::Proxies) => {
-                page(StatusCode::OK, "application/json", (admin.status)(format))
-            }
+            Format::Json => page(StatusCode::OK, "application/json", (admin.status)(Format::Json)),
             Format::Text => text(StatusCode::OK, (admin.status)(Format::Text)),
         },
-        "/proxies" => page(StatusCode::OK, "application/json", (admin.status)(Format::Proxies)),
         "/explain" => explain(admin, request),
         "/sessions" => json_page(&json!({
             "sessions": admin.sessions.describe(),
@@ -156,7 +151,7 @@ fn explain<B>(admin: &Admin, request: &Request<B>) -> Page {
         Err(why) => text(StatusCode::NOT_FOUND, format!("{why}\n")),
         Ok(explanation) => match format(request) {
             Format::Text => text(StatusCode::OK, explanation.text(all)),
-            Format::Json | Format::Proxies => json_page(&json!(explanation)),
+            Format::Json => json_page(&json!(explanation)),
         },
     }
 }

@@ -12,12 +12,14 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use leno_proto::convert;
 use leno_proto::hash::Hash;
+use leno_proto::identity::SpiffeId;
 use leno_proto::key::Key;
 use leno_proto::policy::Resource;
 use leno_proto::policy::TrustBundle;
 use parking_lot::Mutex;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use rustls::ClientConfig;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
@@ -28,7 +30,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::admin::Admin;
@@ -57,6 +58,8 @@ use crate::push::ledger::Refusal;
 use crate::push::offer;
 use crate::push::offer::Offers;
 use crate::push::quota::Quota;
+use crate::push::replica::Reports;
+use crate::push::replica::Sibling;
 use crate::push::session::Limits;
 use crate::push::session::Phase;
 use crate::push::session::Shared;
@@ -111,6 +114,8 @@ pub struct App {
     pub sessions: Arc<Sessions>,
     pub metrics: Arc<Metrics>,
     pub ca: Arc<Ca>,
+    /// For calls to other replicas.
+    peers: Arc<ClientConfig>,
     phase: watch::Sender<Phase>,
     tasks: Vec<JoinHandle<()>>,
     _lock: Lock,
@@ -187,20 +192,27 @@ fn explain_page(tables: watch::Receiver<Option<Arc<Table>>>) -> ExplainPage {
 
 fn status_page(tables: watch::Receiver<Option<Arc<Table>>>, sessions: Arc<Sessions>) -> StatusPage {
     Arc::new(move |format| {
-        if format == Format::Proxies {
-            return cluster::peers::encode(&proxies(&sessions));
-        }
         let Some(table) = tables.borrow().clone() else {
             return match format {
-                Format::Json | Format::Proxies => "null\n".to_owned(),
+                Format::Json => "null\n".to_owned(),
                 Format::Text => "the source has not been read yet\n".to_owned(),
             };
         };
         let report = status::report(&table, &proxies(&sessions));
         match format {
-            Format::Json | Format::Proxies => report.json(),
+            Format::Json => report.json(),
             Format::Text => report.text(),
         }
+    })
+}
+
+/// For the replica that writes statuses. No two runs of a replica name what they tell alike.
+fn reports(sessions: Arc<Sessions>) -> Reports {
+    let run: u64 = rand::random();
+    Arc::new(move |known| {
+        // Before what it names is looked at: what comes in between is told again, and never missed.
+        let at = format!("{run:x}-{}", sessions.version());
+        cluster::peers::encode(&at, known, || proxies(&sessions))
     })
 }
 
@@ -244,6 +256,7 @@ impl App {
             trust_domain: config.trust_domain.clone(),
             leaf_ttl: config.leaf_ttl,
             publish: config.publish_anchor.clone(),
+            shared: mesh.cluster.is_some(),
         };
         let ca = Arc::new(Ca::open(folder.clone(), settings, now)?);
         let verifier = match &mesh.cluster {
@@ -252,7 +265,8 @@ impl App {
         };
         let (key, issued) = ca.issue_own(&config.namespace, now)?;
         let leaf = Arc::new(OwnLeaf::new(&key, &issued)?);
-        let tls = TlsAcceptor::from(Arc::new(door::server_config(leaf.clone())?));
+        let own = SpiffeId::workload(&config.trust_domain, &config.namespace, ca::OWN_ACCOUNT);
+        let sibling = Sibling::new(own.map_err(|error| Error::Usage(error.to_string()))?, ca.trust());
 
         let (port, admin_port) = (listen(config.listen).await?, listen(config.admin).await?);
         let (session, admin) = (address(&port, config.listen)?, address(&admin_port, config.admin)?);
@@ -270,7 +284,16 @@ impl App {
         });
         let quota = Mutex::new(Quota::new(config.leaf_ttl));
         let control = Control { shared, ca: ca.clone(), encode_trust, quota }.into_server();
-        let door = Door { tls, verifier, control, metrics: metrics.clone(), phase: phases.clone() };
+        let door = Door {
+            proxies: Arc::new(door::server_config(leaf.clone())?),
+            replicas: Arc::new(sibling.clone().server_config(leaf.clone())?),
+            reports: reports(sessions.clone()),
+            verifier,
+            control,
+            metrics: metrics.clone(),
+            phase: phases.clone(),
+        };
+        let peers = Arc::new(sibling.client_config(leaf.clone())?);
         let page = Admin {
             metrics: metrics.clone(),
             sessions: sessions.clone(),
@@ -297,7 +320,7 @@ impl App {
             tokio::spawn(vital("the admin port", admin::serve(Arc::new(page), admin_port))),
             tokio::spawn(vital("the certificate authority's clock", clock.run(issued))),
         ];
-        let app = App { session, admin, sessions, metrics, ca, phase, tasks, _lock: lock };
+        let app = App { session, admin, sessions, metrics, ca, peers, phase, tasks, _lock: lock };
         folder.write(ADDRESSES_FILE, Access::Public, app.addresses().as_bytes())?;
         Ok(app)
     }
@@ -372,15 +395,8 @@ impl SlowClock {
     }
 
     fn step(&mut self, now: SystemTime, dice: &mut StdRng) -> Result<(), Error> {
-        if self.ca.take_request()? {
-            self.ca.rotate(now)?;
-            tracing::info!("a new root is trusted beside the old one");
-        }
-        let trust = self.ca.trust().borrow().clone();
-        let everywhere = self.sessions.all_hold(&Key::TrustBundle, &Hash::of(&encode_trust(&trust)));
-        if self.ca.step(now, everywhere)? {
-            let under_way = self.ca.rotation();
-            tracing::info!("{}", under_way.as_deref().unwrap_or("the rotation of the root is complete"));
+        if !self.ca.shared() {
+            self.rotate(now)?;
         }
         let generation = self.ca.trust().borrow().generation;
         if now >= self.renew_at || generation != self.trust_generation {
@@ -398,6 +414,21 @@ impl SlowClock {
         self.metrics.source_stale.set(i64::try_from(stale).unwrap_or(i64::MAX));
         let table = offer.map_or(0, |offer| offer.generation());
         self.metrics.table_generation.set(i64::try_from(table).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Where the state is ours alone. What replicas share is moved on by their leader.
+    fn rotate(&self, now: SystemTime) -> Result<(), Error> {
+        if self.ca.take_request()? {
+            self.ca.rotate(now)?;
+            tracing::info!("a new root is trusted beside the old one");
+        }
+        let trust = self.ca.trust().borrow().clone();
+        let everywhere = self.sessions.all_hold(&Key::TrustBundle, &Hash::of(&encode_trust(&trust)));
+        if self.ca.step(now, everywhere)? {
+            let under_way = self.ca.rotation();
+            tracing::info!("{}", under_way.as_deref().unwrap_or("the rotation of the root is complete"));
+        }
         Ok(())
     }
 

@@ -1,9 +1,11 @@
-//! The certificate authority: its own P-256 root in the state folder, short leaves, and a rotation that nobody notices.
+//! The certificate authority: its own P-256 root or an operator's issuer, short leaves, and a rotation that nobody notices. Its
+//! state is the folder's; or that of all replicas, who agree elsewhere what it is, and then `adopt` it here.
 //!
 //! It must never mint a second root while proxies trust a first one that is only mislaid, never sign past its own end,
 //! and never drop an anchor while a leaf that chains to it may still be valid.
 
 mod csr;
+mod issuer;
 mod roots;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ use crate::folder::Folder;
 pub use crate::ca::csr::CSR_MAX;
 pub use crate::ca::csr::CsrError;
 pub use crate::ca::csr::PublicKey;
+pub use crate::ca::issuer::Issuer;
 
 /// Keys of every root that still signs, and the anchors that are still trusted. 0600.
 pub const ROOTS_FILE: &str = "ca.json";
@@ -52,21 +55,52 @@ pub const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
 pub const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
 /// A longer one outlives the reason to have short leaves.
 pub const LEAF_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The control plane's own ServiceAccount, which is part of its identity.
+pub const OWN_ACCOUNT: &str = "leno-control-plane";
 /// Leaves are valid from a minute before they are made, for peers whose clock is behind (reliability: F8).
 const SKEW: Duration = Duration::from_secs(60);
+/// A replica that has not heard for so long which root signs, signs no more; so long after a change others may still sign as before.
+pub const UNHEARD_MAX: Duration = Duration::from_secs(90);
+/// A root of our own is replaced so long before its end.
+const ROTATE_BEFORE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 pub struct Settings {
     pub trust_domain: TrustDomain,
     pub leaf_ttl: Duration,
     /// Further places where the anchors are published (the volume that proxies mount).
     pub publish: Vec<PathBuf>,
+    /// The state is that of all replicas: it changes by `adopt` alone.
+    pub shared: bool,
 }
 
 pub struct Ca {
     folder: Folder,
     settings: Settings,
-    roots: Mutex<Roots>,
+    state: Mutex<State>,
     trust: watch::Sender<Arc<Trust>>,
+}
+
+struct State {
+    roots: Roots,
+    /// When the replicas' common state was last seen to be this one.
+    heard: SystemTime,
+}
+
+/// What is asked of the state that replicas share.
+pub struct Ask<'a> {
+    pub rotate: bool,
+    /// Every open session, of every replica, has applied the present anchors.
+    pub trusted_everywhere: bool,
+    pub signer: Signer<'a>,
+}
+
+/// Who is to sign.
+pub enum Signer<'a> {
+    /// A root of our own.
+    Own,
+    Issuer(&'a Issuer),
+    /// Who signs now: an operator's issuer is wanted and cannot be read.
+    AsItIs,
 }
 
 /// The anchors that this mesh trusts now.
@@ -89,9 +123,19 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// A first root, encoded as `ROOTS_FILE` holds it: for those who keep it elsewhere than in a folder.
-pub fn first(trust_domain: &TrustDomain, now: SystemTime) -> Result<Vec<u8>, Error> {
-    Ok(Roots::first(trust_domain.as_str(), now)?.encode())
+/// A first state, encoded as `ROOTS_FILE` holds it: for those who keep it elsewhere than in a folder.
+pub fn first(
+    trust_domain: &TrustDomain,
+    issuer: Option<&Issuer>,
+    leaf_ttl: Duration,
+    now: SystemTime,
+) -> Result<Vec<u8>, Error> {
+    let mut roots = match issuer {
+        Some(issuer) => Roots::of_issuer(trust_domain.as_str(), issuer, now),
+        None => Roots::first(trust_domain.as_str(), now)?,
+    };
+    roots.will_issue_for(leaf_ttl);
+    Ok(roots.encode())
 }
 
 impl Ca {
@@ -121,10 +165,12 @@ impl Ca {
             let asked = settings.trust_domain.as_str().to_owned();
             return Err(Error::OtherTrustDomain { path, held: roots.trust_domain, asked });
         }
-        roots.will_issue_for(settings.leaf_ttl);
+        if !settings.shared {
+            roots.will_issue_for(settings.leaf_ttl);
+        }
         let trust = watch::Sender::new(Arc::new(roots.trust(&settings.trust_domain)));
-        let ca = Ca { folder, settings, roots: Mutex::new(roots), trust };
-        ca.keep(&ca.roots.lock())?;
+        let ca = Ca { folder, settings, state: Mutex::new(State { roots, heard: now }), trust };
+        ca.keep(&ca.state.lock().roots)?;
         Ok(ca)
     }
 
@@ -139,12 +185,12 @@ impl Ca {
 
     /// What is under way, for people.
     pub fn rotation(&self) -> Option<String> {
-        self.roots.lock().rotation()
+        self.state.lock().roots.rotation()
     }
 
     /// When the issuing root ends.
     pub fn root_not_after(&self) -> SystemTime {
-        self.roots.lock().issuing().not_after()
+        self.state.lock().roots.issuing().not_after()
     }
 
     /// Certifies that whoever holds `key` is the workload `namespace`/`service_account`.
@@ -162,12 +208,20 @@ impl Ca {
     }
 
     fn certify(&self, key: &impl PublicKeyData, names: Vec<SanType>, now: SystemTime) -> Result<Issued, Error> {
-        let roots = self.roots.lock();
-        let root = roots.issuing();
+        let state = self.state.lock();
+        let root = state.roots.issuing();
         if root.not_after() <= now {
             return Err(Error::RootExpired);
         }
-        let not_after = (now + self.settings.leaf_ttl).min(root.not_after());
+        let mut leaf_ttl = self.settings.leaf_ttl;
+        if self.settings.shared {
+            // The root may have retired elsewhere, and whoever drops its anchor counts on this.
+            if now.duration_since(state.heard).unwrap_or_default() > UNHEARD_MAX {
+                return Err(Error::RootUnheard);
+            }
+            leaf_ttl = root.longest(leaf_ttl);
+        }
+        let not_after = (now + leaf_ttl).min(root.not_after());
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         // RFC 5280 section 4.2.1.6: critical, as the subject is empty.
@@ -180,7 +234,7 @@ impl Ca {
         params.serial_number = Some(roots::serial()?);
         let leaf = params.signed_by(key, &root.issuer()?).map_err(sign)?;
         let mut chain = vec![leaf.der().clone()];
-        chain.extend(root.cross()?);
+        chain.extend(root.between()?);
         Ok(Issued { chain, not_before: now, not_after })
     }
 
@@ -196,13 +250,13 @@ impl Ca {
 
     /// Every anchor that is trusted now, PEM.
     pub fn anchors_pem(&self) -> String {
-        self.roots.lock().anchors_pem()
+        self.state.lock().roots.anchors_pem()
     }
 
     /// A fresh key with its certificate, for the control plane's own socket.
     pub fn issue_own(&self, namespace: &str, now: SystemTime) -> Result<(KeyPair, Issued), Error> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(sign)?;
-        let issued = self.issue(&key, namespace, "leno-control-plane", now)?;
+        let issued = self.issue(&key, namespace, OWN_ACCOUNT, now)?;
         Ok((key, issued))
     }
 
@@ -216,7 +270,7 @@ impl Ca {
     pub fn step(&self, now: SystemTime, trusted_everywhere: bool) -> Result<bool, Error> {
         let mut changed = false;
         self.change(|roots| {
-            changed = roots.step(now, trusted_everywhere);
+            changed = roots.step(now, trusted_everywhere, Duration::ZERO);
             Ok(changed)
         })?;
         Ok(changed)
@@ -233,16 +287,66 @@ impl Ca {
 
     /// Changes a copy, keeps it on disk, and only then lets it speak: a crash in between leaves what was.
     fn change(&self, edit: impl FnOnce(&mut Roots) -> Result<bool, Error>) -> Result<(), Error> {
-        let mut roots = self.roots.lock();
-        let mut next = roots.clone();
+        let mut state = self.state.lock();
+        let mut next = state.roots.clone();
         if !edit(&mut next)? {
             return Ok(());
         }
         next.generation += 1;
+        self.force(&mut state, next)
+    }
+
+    fn force(&self, state: &mut State, next: Roots) -> Result<(), Error> {
         self.keep(&next)?;
-        *roots = next;
-        self.trust.send_replace(Arc::new(roots.trust(&self.settings.trust_domain)));
+        state.roots = next;
+        self.trust.send_replace(Arc::new(state.roots.trust(&self.settings.trust_domain)));
         Ok(())
+    }
+
+    pub fn shared(&self) -> bool {
+        self.settings.shared
+    }
+
+    /// The state that replicas share, as it is known here.
+    pub fn encoded(&self) -> Vec<u8> {
+        self.state.lock().roots.encode()
+    }
+
+    /// Puts into force what the replicas share, as it was read at `now`. True when it is news.
+    pub fn adopt(&self, bytes: &[u8], now: SystemTime) -> Result<bool, Error> {
+        let path = self.folder.path(ROOTS_FILE);
+        let roots = Roots::parse(bytes).map_err(|why| Error::content(&path, why))?;
+        if roots.trust_domain != self.settings.trust_domain.as_str() {
+            let asked = self.settings.trust_domain.as_str().to_owned();
+            return Err(Error::OtherTrustDomain { path, held: roots.trust_domain, asked });
+        }
+        let mut state = self.state.lock();
+        state.heard = now;
+        if state.roots.encode() == roots.encode() {
+            return Ok(false);
+        }
+        self.force(&mut state, roots)?;
+        Ok(true)
+    }
+
+    /// What the replicas' common state should become; `None`: what it is. Nothing is in force before it is adopted.
+    pub fn next(&self, ask: &Ask<'_>, now: SystemTime) -> Result<Option<Vec<u8>>, Error> {
+        let mut next = self.state.lock().roots.clone();
+        let mut changed = next.will_issue_for(self.settings.leaf_ttl);
+        match ask.signer {
+            Signer::Issuer(issuer) => changed |= next.take_issuer(issuer, now),
+            Signer::AsItIs => {}
+            Signer::Own => {
+                let due = next.external() || next.issuing().not_after() < now + ROTATE_BEFORE;
+                if (ask.rotate || due) && next.rotation().is_none() {
+                    next.rotate(now)?;
+                    changed = true;
+                }
+            }
+        }
+        changed |= next.step(now, ask.trusted_everywhere, UNHEARD_MAX);
+        next.generation += 1;
+        Ok(changed.then(|| next.encode()))
     }
 
     /// Keys first, then what is published: an anchor is never out before the key behind it is safe.

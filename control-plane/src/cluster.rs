@@ -107,7 +107,7 @@ pub async fn run(client: Arc<Client>, batches: mpsc::Sender<Batch>, stale: watch
     for kind in WATCHED {
         let (client, sink) = (client.clone(), Sink { tag: kind, to: to.clone() });
         let read = move |object: Value| Read::object(kind, object);
-        watches.spawn(async move { follow(&client, Resource { paths: paths(kind) }, read, sink).await });
+        watches.spawn(async move { follow(&client, Resource { paths: paths(kind), only: None }, read, sink).await });
     }
     drop(to);
     let mut gathered = Gathered::new(WATCHED);

@@ -37,6 +37,10 @@ pub struct Config {
     /// How long the certificates of workloads live, 10s to 168h.
     #[arg(long, env = "LENO_LEAF_TTL", value_name = "DURATION", value_parser = duration, default_value = "24h")]
     pub leaf_ttl: Duration,
+    /// The Secret in our own namespace whose certificate authority signs, as cert-manager keeps one (tls.crt, tls.key, ca.crt).
+    /// Absent: Leno's own root. With a cluster as the source only.
+    #[arg(long, env = "LENO_ISSUER_SECRET", value_name = "NAME")]
+    pub issuer_secret: Option<String>,
     /// A further file that is to hold the trust anchors, beside DIR/trust-anchor.pem.
     #[arg(long, env = "LENO_PUBLISH_ANCHOR", value_name = "FILE", value_delimiter = ',')]
     pub publish_anchor: Vec<PathBuf>,

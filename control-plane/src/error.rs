@@ -33,11 +33,19 @@ pub enum Error {
     )]
     OtherTrustDomain { path: PathBuf, held: String, asked: String },
     #[error(
-        "the issuing root expired; run `leno dev rotate-root`, which works while proxies can still reach this replica"
+        "the issuing certificate authority expired: renew the issuer's Secret; or, where the root is Leno's own, rotate it with \
+         `leno dev rotate-root`, which works while proxies can still reach this replica"
     )]
     RootExpired,
+    #[error("the API server has not been heard for a while, so it is not certain which root signs; trying again")]
+    RootUnheard,
     #[error("a rotation of the root is under way ({0}); wait until it ends")]
     RotationUnderWay(String),
+    /// What an operator gave us to sign with is not fit for it.
+    #[error("Secret {secret}, field {field}: {why}")]
+    Issuer { secret: String, field: &'static str, why: String },
+    #[error("Secret {0} does not exist; it is to hold the certificate authority that signs (tls.crt, tls.key, ca.crt)")]
+    NoIssuer(String),
     #[error("sign a certificate: {0}")]
     Sign(String),
     #[error("listen on {address}: {source}")]

@@ -5,8 +5,8 @@ pub mod access;
 pub mod base64;
 pub mod client;
 pub mod exec;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod time;
 pub mod watch;
 

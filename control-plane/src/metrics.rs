@@ -112,6 +112,8 @@ pub struct Metrics {
     pub leaf_not_after: Gauge,
     pub root_not_after: Gauge,
     pub trust_generation: Gauge,
+    pub issuer_refused: Gauge,
+    pub webhook_not_after: Gauge,
     pub table_generation: Gauge,
     pub source_stale: Gauge,
 }
@@ -132,7 +134,21 @@ impl Metrics {
                 "When our own certificate ends, in Unix time.",
                 &self.leaf_not_after,
             ),
-            ("leno_control_root_not_after_seconds", "When the issuing root ends, in Unix time.", &self.root_not_after),
+            (
+                "leno_control_root_not_after_seconds",
+                "When the certificate authority that signs ends, in Unix time.",
+                &self.root_not_after,
+            ),
+            (
+                "leno_control_webhook_not_after_seconds",
+                "When the webhooks' certificate ends, in Unix time; 0: there is none.",
+                &self.webhook_not_after,
+            ),
+            (
+                "leno_control_issuer_refused",
+                "1 while the issuer's Secret is missing or not fit to sign, seen by the leader.",
+                &self.issuer_refused,
+            ),
             ("leno_control_trust_generation", "Grows with each change of the trust anchors.", &self.trust_generation),
             ("leno_control_table_generation", "Grows with each change of the mesh.", &self.table_generation),
             (

@@ -1,14 +1,15 @@
 //! Tells every proxy what concerns it: one session each, and certificates for their keys.
 //!
 //! `offer` is what there is to tell, `ledger` what one proxy wants and holds, `frame` the wire's messages, `session` one
-//! proxy's conversation, `sessions` all of them, `quota` who may be certified how often, `door` the port. It must never answer a caller without a verified token,
-//! nor take a caller's word for who it is.
+//! proxy's conversation, `sessions` all of them, `quota` who may be certified how often, `door` the port, `replica` what replicas
+//! tell each other there. It must never answer a caller without a verified token, nor take a caller's word for who it is.
 
 pub mod door;
 pub mod frame;
 pub mod ledger;
 pub mod offer;
 pub mod quota;
+pub mod replica;
 pub mod session;
 pub mod sessions;
 
@@ -89,6 +90,7 @@ impl Control {
         let issued = self.ca.issue(&key, &caller.namespace, &caller.service_account, SystemTime::now());
         let issued = issued.map_err(|error| match error {
             Error::RootExpired => Status::failed_precondition(error.to_string()),
+            Error::RootUnheard => Status::unavailable(error.to_string()),
             other => Status::internal(other.to_string()),
         })?;
         let trust = self.ca.trust().borrow().clone();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use leno_proto::hash::Hash;
+use leno_proto::key::Key;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -20,6 +22,7 @@ use crate::app::App;
 use crate::app::BATCHES_MAX;
 use crate::app::Cluster;
 use crate::app::Mesh;
+use crate::app::encode_trust;
 use crate::app::explain_page;
 use crate::app::proxies;
 use crate::app::publish;
@@ -27,6 +30,7 @@ use crate::app::renewal;
 use crate::app::status_page;
 use crate::ca::Ca;
 use crate::ca::Issued;
+use crate::ca::unix;
 use crate::cluster;
 use crate::cluster::keep::Kept;
 use crate::cluster::lease::Lease;
@@ -34,6 +38,9 @@ use crate::cluster::lease::TURN;
 use crate::cluster::lease::held;
 use crate::cluster::peers;
 use crate::cluster::peers::Peers;
+use crate::cluster::root::Mover;
+use crate::cluster::root::Place;
+use crate::cluster::root::Wishes;
 use crate::cluster::write::Written;
 use crate::cluster::xmesh::Xmesh;
 use crate::config::Config;
@@ -41,6 +48,7 @@ use crate::error::Error;
 use crate::folder::Folder;
 use crate::kube::access::Access;
 use crate::kube::client::Client;
+use crate::metrics::Metrics;
 use crate::push::door;
 use crate::push::door::OwnLeaf;
 use crate::push::sessions::Sessions;
@@ -57,9 +65,12 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(super) async fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     let client = Client::new(access(config)?);
     let folder = Folder::open(&config.state)?;
-    while let Err(error) = cluster::root::fetch(&client, &folder, &config.namespace, &config.trust_domain).await {
+    let place = place(config);
+    while let Err(error) = cluster::root::fetch(&client, &folder, &place).await {
         match error {
             Error::Cluster { source, .. } if source.status().is_none() => tracing::warn!("{source}; trying again"),
+            // cert-manager may make it only now, and what is wrong with it can be put right.
+            Error::NoIssuer(_) | Error::Issuer { .. } => tracing::error!("{error}; trying again"),
             other => return Err(other),
         }
         sleep(AGAIN).await;
@@ -71,6 +82,15 @@ pub(super) async fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Me
     let status = status_page(tables.clone(), sessions.clone());
     let explain = explain_page(tables.clone());
     Ok(Mesh { tables: offers, status, explain, cluster: Some(Cluster { client, stale, tables }) })
+}
+
+fn place(config: &Config) -> Place {
+    Place {
+        namespace: config.namespace.clone(),
+        trust_domain: config.trust_domain.clone(),
+        leaf_ttl: config.leaf_ttl,
+        issuer: config.issuer_secret.clone().filter(|name| !name.is_empty()),
+    }
 }
 
 fn access(config: &Config) -> Result<Access, Error> {
@@ -108,8 +128,13 @@ impl Duties {
             let settings = config.injection.settings(&config.namespace, &config.trust_domain);
             let hook = Webhook { tls, settings, tables: tables.clone() };
             tasks.push(tokio::spawn(vital("the webhook", webhook::serve(Arc::new(hook), listener))));
-            tasks.push(tokio::spawn(vital("the webhook's certificate", renew(app.ca.clone(), names, leaf, issued))));
+            let renewing = renew(app.ca.clone(), app.metrics.clone(), names, leaf, issued);
+            tasks.push(tokio::spawn(vital("the webhook's certificate", renewing)));
         }
+        let place = place(config);
+        let (wishes_in, wishes) = watch::channel(Wishes::default());
+        let following = cluster::root::follow(client.clone(), place.clone(), app.ca.clone(), wishes_in);
+        tasks.push(tokio::spawn(vital("the root of trust", following)));
         let (lead, renewed) = watch::channel(None);
         let (staying, going) = oneshot::channel();
         let stand = tokio::spawn(vital("the leader's lease", stand(lease, client.clone(), lead, going)));
@@ -118,10 +143,12 @@ impl Duties {
             renewed,
             tables,
             ca: app.ca.clone(),
+            place,
+            wishes,
             sessions: app.sessions.clone(),
-            namespace: config.namespace.clone(),
+            metrics: app.metrics.clone(),
             replica: config.replica.clone(),
-            port: app.admin.port(),
+            peers: Peers::new(app.peers.clone()),
         };
         tasks.push(tokio::spawn(vital("the leader", leader.run())));
         Ok(Duties { staying, stand, tasks })
@@ -136,7 +163,11 @@ impl Duties {
 }
 
 /// A new certificate for the webhook well before the old one ends, and when the root changes.
-async fn renew(ca: Arc<Ca>, names: Vec<String>, leaf: Arc<OwnLeaf>, issued: Issued) {
+async fn renew(ca: Arc<Ca>, metrics: Arc<Metrics>, names: Vec<String>, leaf: Arc<OwnLeaf>, issued: Issued) {
+    let show = |issued: &Issued| {
+        metrics.webhook_not_after.set(i64::try_from(unix(issued.not_after)).unwrap_or(i64::MAX));
+    };
+    show(&issued);
     let mut dice: StdRng = rand::make_rng();
     let mut at = renewal(&issued, &mut dice);
     let mut trust = ca.trust();
@@ -151,7 +182,10 @@ async fn renew(ca: Arc<Ca>, names: Vec<String>, leaf: Arc<OwnLeaf>, issued: Issu
             Ok(issued)
         });
         match renewed {
-            Ok(issued) => at = renewal(&issued, &mut dice),
+            Ok(issued) => {
+                show(&issued);
+                at = renewal(&issued, &mut dice);
+            }
             Err(error) => {
                 tracing::error!("the webhook's certificate: {error}");
                 sleep(AGAIN).await;
@@ -192,16 +226,17 @@ struct Leader {
     renewed: watch::Receiver<Option<Instant>>,
     tables: watch::Receiver<Option<Arc<Table>>>,
     ca: Arc<Ca>,
+    place: Place,
+    wishes: watch::Receiver<Wishes>,
     sessions: Arc<Sessions>,
-    namespace: String,
+    metrics: Arc<Metrics>,
     replica: String,
-    /// At which every replica tells what its proxies said.
-    port: u16,
+    peers: Peers,
 }
 
 impl Leader {
-    async fn run(self) {
-        let (mut kept, mut written, mut replicas) = (Kept::default(), Written::default(), Peers::default());
+    async fn run(mut self) {
+        let (mut kept, mut written, mut mover) = (Kept::default(), Written::default(), Mover::default());
         let mut xmesh = Xmesh::default();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -209,27 +244,43 @@ impl Leader {
             tick.tick().await;
             if !held(*self.renewed.borrow(), Instant::now()) {
                 // Whoever led in between may have written anything.
-                (kept, written) = (Kept::default(), Written::default());
+                (kept, written, mover) = (Kept::default(), Written::default(), Mover::default());
+                self.metrics.issuer_refused.set(0);
                 continue;
             }
             let Some(table) = self.tables.borrow().clone() else { continue };
             kept.keep(&self.client, table.world(), &self.ca.anchors_pem(), Instant::now()).await;
-            xmesh.keep(&self.client, &self.namespace, SystemTime::now(), Instant::now()).await;
-            let theirs = match replicas.ask(table.world(), &self.namespace, &self.replica, self.port).await {
-                Ok(theirs) => theirs,
-                // Half the proxies would be told as lost: what was written stands until all have answered.
-                Err(error) => {
-                    tracing::debug!("statuses wait for the other replicas: {error}");
-                    continue;
-                }
-            };
-            // What only their proxies use has not been compiled here.
-            for proxy in &theirs {
-                proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
-            }
-            let all = peers::merged(proxies(&self.sessions), theirs);
+            xmesh.keep(&self.client, &self.place.namespace, SystemTime::now(), Instant::now()).await;
+            let all = self.all(&table).await;
+            self.trust(&mut mover, all.as_deref()).await;
+            let Some(all) = all else { continue };
             let report = status::report(&table, &all);
             written.write(&self.client, &report, SystemTime::now(), Instant::now()).await;
+        }
+    }
+
+    /// What the proxies of all replicas said. `None`: a replica does not answer, and half the proxies would be told as lost; what
+    /// was written stands until all have answered.
+    async fn all(&mut self, table: &Table) -> Option<Vec<status::Proxy>> {
+        let asked = self.peers.ask(table.world(), &self.place.namespace, &self.replica).await;
+        let theirs =
+            asked.inspect_err(|error| tracing::debug!("statuses wait for the other replicas: {error}")).ok()?;
+        // What only their proxies use has not been compiled here.
+        for proxy in &theirs {
+            proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
+        }
+        Some(peers::merged(proxies(&self.sessions), theirs))
+    }
+
+    /// Moves a change of trust on.
+    async fn trust(&self, mover: &mut Mover, all: Option<&[status::Proxy]>) {
+        let bundle = Hash::of(&encode_trust(&self.ca.trust().borrow()));
+        let holds = |proxy: &status::Proxy| !proxy.connected || proxy.applied.get(&Key::TrustBundle) == Some(&bundle);
+        let everywhere = all.is_some_and(|all| all.iter().all(holds));
+        let wishes = *self.wishes.borrow();
+        match mover.turn(&self.client, &self.place, &self.ca, wishes, everywhere).await {
+            Ok(fit) => self.metrics.issuer_refused.set(i64::from(!fit)),
+            Err(error) => tracing::warn!("trust: {error}"),
         }
     }
 }

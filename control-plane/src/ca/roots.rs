@@ -15,7 +15,6 @@ use rcgen::CertificateParams;
 use rcgen::DistinguishedName;
 use rcgen::DnType;
 use rcgen::IsCa;
-use rcgen::Issuer;
 use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use rcgen::PublicKeyData;
@@ -26,6 +25,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::ca::Issuer;
 use crate::ca::Trust;
 use crate::ca::sign;
 use crate::ca::unix;
@@ -38,6 +38,10 @@ const ROOT_SKEW: Duration = Duration::from_secs(3600);
 const JOIN_MAX: Duration = Duration::from_secs(60);
 /// And not sooner than this, so that the new anchors are on their way.
 const JOIN_MIN: Duration = Duration::from_secs(2);
+/// The same for a root that nothing carries to those who know only the old anchors: those who start meanwhile read the new ones
+/// from a mounted ConfigMap, which the kubelet looks at once a minute.
+const JOIN_ALONE_MAX: Duration = Duration::from_secs(600);
+const JOIN_ALONE_MIN: Duration = Duration::from_secs(75);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -59,17 +63,20 @@ enum Role {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Root {
     role: Role,
-    /// Seconds since 1970 at which it took its role.
+    /// Seconds since 1970 at which it took its role; of a retiring one, from which on nobody signs with it.
     since: u64,
     not_after: u64,
     /// The longest lifetime, in seconds, that any of its leaves may have been given.
     leaf_ttl_max: u64,
-    /// PEM.
+    /// What is trusted, PEM: the root's own certificate, or all anchors of an operator's issuer.
     certificate: String,
     /// PEM, PKCS#8; forgotten when the root retires.
     key: Option<String>,
     /// This root's key as the previous root signed it, PEM; while that one is trusted.
     cross: Option<String>,
+    /// Of an operator's issuer: the certificate whose key is `key`, and what leads from it to an anchor, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
 }
 
 impl std::fmt::Debug for Root {
@@ -84,6 +91,12 @@ impl Roots {
         Ok(Roots { trust_domain: trust_domain.to_owned(), generation: 1, roots: vec![root] })
     }
 
+    /// With an operator's issuer in place of a root of our own.
+    pub(super) fn of_issuer(trust_domain: &str, issuer: &Issuer, now: SystemTime) -> Roots {
+        let root = Root::of_issuer(issuer, Role::Issuing, unix(now));
+        Roots { trust_domain: trust_domain.to_owned(), generation: 1, roots: vec![root] }
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Result<Roots, String> {
         let roots: Roots = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let issuing = roots.roots.iter().filter(|root| root.role == Role::Issuing).count();
@@ -91,7 +104,7 @@ impl Roots {
             return Err(format!("{issuing} issuing roots, expected one and at the front"));
         }
         for root in &roots.roots {
-            root.der().map_err(|error| error.to_string())?;
+            root.anchors().map_err(|error| error.to_string())?;
             if root.role != Role::Retiring {
                 root.issuer().map_err(|error| error.to_string())?;
             }
@@ -107,20 +120,31 @@ impl Roots {
         self.roots.first().expect("parse and every edit keep the issuing root at the front")
     }
 
-    pub(super) fn will_issue_for(&mut self, leaf_ttl: Duration) {
+    /// True where it was not known yet.
+    pub(super) fn will_issue_for(&mut self, leaf_ttl: Duration) -> bool {
+        let mut news = false;
         for root in self.roots.iter_mut().filter(|root| root.role != Role::Retiring) {
+            news |= root.leaf_ttl_max < leaf_ttl.as_secs();
             root.leaf_ttl_max = root.leaf_ttl_max.max(leaf_ttl.as_secs());
         }
+        news
     }
 
     pub(super) fn trust(&self, trust_domain: &TrustDomain) -> Trust {
         // `parse` and `new` have proven each certificate.
-        let anchors = self.roots.iter().filter_map(|root| root.der().ok()).map(|der| der.to_vec()).collect();
+        let mut anchors: Vec<Vec<u8>> = Vec::new();
+        for der in self.roots.iter().filter_map(|root| root.anchors().ok()).flatten() {
+            if !anchors.iter().any(|known| known[..] == der[..]) {
+                anchors.push(der.to_vec());
+            }
+        }
         Trust { trust_domain: trust_domain.clone(), generation: self.generation, anchors }
     }
 
     pub(super) fn anchors_pem(&self) -> String {
-        self.roots.iter().map(|root| root.certificate.as_str()).collect()
+        let mut all: Vec<&str> = self.roots.iter().map(|root| root.certificate.as_str()).collect();
+        all.dedup();
+        all.concat()
     }
 
     pub(super) fn describe(&self) -> String {
@@ -129,7 +153,7 @@ impl Roots {
             .iter()
             .map(|root| {
                 serde_json::json!({
-                    "sha256": root.der().map(|der| hex(digest::digest(&digest::SHA256, &der).as_ref())).unwrap_or_default(),
+                    "sha256": root.fingerprints(),
                     "role": root.role, "sinceUnix": root.since, "notAfterUnix": root.not_after,
                 })
             })
@@ -159,15 +183,49 @@ impl Roots {
         Ok(())
     }
 
-    pub(super) fn step(&mut self, now: SystemTime, trusted_everywhere: bool) -> bool {
+    /// Lets an operator's issuer sign in time. True when something changed: the same anchors need no rotation, other ones do.
+    pub(super) fn take_issuer(&mut self, issuer: &Issuer, now: SystemTime) -> bool {
+        let at = unix(now);
+        let newest = self.roots.iter().position(|root| root.role == Role::Joining).unwrap_or(0);
+        if self.roots[newest].is(issuer) {
+            return false;
+        }
+        let mut taken = Root::of_issuer(issuer, Role::Joining, at);
+        taken.leaf_ttl_max = self.issuing().leaf_ttl_max;
+        if self.issuing().certificate == issuer.anchors {
+            // What joined in between is not wanted any more; nothing chains to it.
+            self.roots.retain(|root| root.role != Role::Joining);
+            (taken.role, taken.since) = (Role::Issuing, self.roots[0].since);
+            self.roots[0] = taken;
+        } else {
+            self.roots.retain(|root| root.role != Role::Joining);
+            self.roots.push(taken);
+        }
+        true
+    }
+
+    /// Whether the newest root is an operator's.
+    pub(super) fn external(&self) -> bool {
+        let newest = self.roots.iter().find(|root| root.role == Role::Joining).unwrap_or(self.issuing());
+        newest.issuer.is_some()
+    }
+
+    /// `lag`: for how long others may go on signing with a root that retires now.
+    pub(super) fn step(&mut self, now: SystemTime, trusted_everywhere: bool, lag: Duration) -> bool {
         let at = unix(now);
         if let Some(position) = self.roots.iter().position(|root| root.role == Role::Joining) {
-            let waited = Duration::from_secs(at.saturating_sub(self.roots[position].since));
-            if waited >= JOIN_MAX || (trusted_everywhere && waited >= JOIN_MIN) {
+            let joining = &self.roots[position];
+            let waited = Duration::from_secs(at.saturating_sub(joining.since));
+            let (least, most) = match joining.cross {
+                Some(_) => (JOIN_MIN, JOIN_MAX),
+                None => (JOIN_ALONE_MIN, JOIN_ALONE_MAX),
+            };
+            if waited >= most || (trusted_everywhere && waited >= least) {
                 let mut next = self.roots.remove(position);
                 (next.role, next.since) = (Role::Issuing, at);
                 for old in self.roots.iter_mut().filter(|old| old.role == Role::Issuing) {
-                    (old.role, old.since, old.key, old.cross) = (Role::Retiring, at, None, None);
+                    (old.role, old.since, old.key, old.cross) = (Role::Retiring, at + lag.as_secs(), None, None);
+                    old.issuer = None;
                 }
                 self.roots.insert(0, next);
                 return true;
@@ -203,7 +261,8 @@ impl Root {
         params.not_after = not_after.into();
         params.serial_number = Some(serial()?);
         let certificate = params.self_signed(&key).map_err(sign)?;
-        let cross = match previous {
+        // An operator's issuer may not be allowed to sign another authority: whoever validates would refuse the path.
+        let cross = match previous.filter(|previous| previous.issuer.is_none()) {
             None => None,
             Some(previous) => {
                 params.use_authority_key_identifier_extension = true;
@@ -220,27 +279,65 @@ impl Root {
             certificate: certificate.pem(),
             key: Some(key.serialize_pem()),
             cross,
+            issuer: None,
         })
+    }
+
+    fn of_issuer(issuer: &Issuer, role: Role, since: u64) -> Root {
+        Root {
+            role,
+            since,
+            not_after: issuer.not_after,
+            leaf_ttl_max: 0,
+            certificate: issuer.anchors.clone(),
+            key: Some(issuer.key.clone()),
+            cross: None,
+            issuer: Some(issuer.chain.clone()),
+        }
+    }
+
+    fn is(&self, issuer: &Issuer) -> bool {
+        self.issuer.as_deref() == Some(issuer.chain.as_str())
+            && self.key.as_deref() == Some(issuer.key.as_str())
+            && self.certificate == issuer.anchors
     }
 
     pub(super) fn not_after(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.not_after)
     }
 
-    pub(super) fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Error> {
+    pub(super) fn issuer(&self) -> Result<rcgen::Issuer<'static, KeyPair>, Error> {
         let key = self.key.as_deref().ok_or_else(|| Error::Sign("this root's key is gone".to_owned()))?;
         let key = KeyPair::from_pem(key).map_err(sign)?;
-        Issuer::from_ca_cert_der(&self.der()?, key).map_err(sign)
+        let signer = certificates(self.issuer.as_deref().unwrap_or(&self.certificate))?;
+        let signer = signer.first().ok_or_else(|| Error::Sign("the issuer has no certificate".to_owned()))?;
+        rcgen::Issuer::from_ca_cert_der(signer, key).map_err(sign)
     }
 
-    fn der(&self) -> Result<CertificateDer<'static>, Error> {
-        CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(|error| Error::Sign(error.to_string()))
+    fn anchors(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        certificates(&self.certificate)
     }
 
-    /// What stands between a leaf of this root and the previous anchor, if that still matters.
-    pub(super) fn cross(&self) -> Result<Option<CertificateDer<'static>>, Error> {
-        let Some(pem) = &self.cross else { return Ok(None) };
-        CertificateDer::from_pem_slice(pem.as_bytes()).map(Some).map_err(|error| Error::Sign(error.to_string()))
+    fn fingerprints(&self) -> String {
+        let all = self.anchors().unwrap_or_default();
+        let all: Vec<String> = all.iter().map(|der| hex(digest::digest(&digest::SHA256, der).as_ref())).collect();
+        all.join(" ")
+    }
+
+    /// What stands between a leaf and an anchor: of a new root, its key as the previous one signed it, while that still matters;
+    /// of an operator's issuer, all that is no anchor itself.
+    pub(super) fn between(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let mut between = certificates(self.cross.as_deref().unwrap_or_default())?;
+        if let Some(chain) = &self.issuer {
+            let anchors = self.anchors()?;
+            between.extend(certificates(chain)?.into_iter().filter(|one| !anchors.contains(one)));
+        }
+        Ok(between)
+    }
+
+    /// The longest life that a leaf may be given here: whoever drops the anchor counts on it.
+    pub(super) fn longest(&self, wanted: Duration) -> Duration {
+        if self.leaf_ttl_max == 0 { wanted } else { wanted.min(Duration::from_secs(self.leaf_ttl_max)) }
     }
 
     /// From when on no leaf of this root can be valid, by any clock that is at most a leaf's life or a minute behind.
@@ -256,6 +353,11 @@ pub(super) fn serial() -> Result<SerialNumber, Error> {
     bytes[0] &= 0x7f;
     bytes[0] |= 0x40;
     Ok(SerialNumber::from_slice(&bytes))
+}
+
+pub(super) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    all.map_err(|error| Error::Sign(error.to_string()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -17,6 +17,7 @@ fn settings(leaf_ttl: u64) -> Settings {
         trust_domain: "cluster.local".parse().unwrap(),
         leaf_ttl: Duration::from_secs(leaf_ttl),
         publish: Vec::new(),
+        shared: false,
     }
 }
 
@@ -197,6 +198,231 @@ fn a_request_in_the_folder_is_taken_once() {
     std::fs::write(scratch.path().join(ROTATE_FILE), b"").unwrap();
     assert!(ca.take_request().unwrap());
     assert!(!ca.take_request().unwrap());
+}
+
+/// As `Ca`s of two replicas know the state that they share.
+fn replicas(state: &[u8], now: u64) -> [(Scratch, Ca); 2] {
+    [(), ()].map(|()| {
+        let scratch = Scratch::new();
+        let folder = Folder::open(scratch.path()).unwrap();
+        folder.write(ROOTS_FILE, Access::Private, state).unwrap();
+        let ca = Ca::open(folder, Settings { shared: true, ..settings(100) }, at(now)).unwrap();
+        (scratch, ca)
+    })
+}
+
+fn first_state() -> Vec<u8> {
+    first(&"cluster.local".parse().unwrap(), None, Duration::from_secs(100), at(0)).unwrap()
+}
+
+fn ask(signer: Signer<'_>) -> Ask<'_> {
+    Ask { rotate: false, trusted_everywhere: false, signer }
+}
+
+#[test]
+fn replicas_that_adopt_one_after_the_other_accept_each_other_all_along() {
+    let [(_one, leader), (_two, other)] = replicas(&first_state(), 0);
+    let old = leaf(&other, 0);
+    let mut seconds = 10;
+    let mut turns = 0;
+    let asked = |rotate| Ask { rotate, trusted_everywhere: true, signer: Signer::Own };
+    let mut next = leader.next(&asked(true), at(seconds)).unwrap();
+    loop {
+        if let Some(state) = next {
+            turns += 1;
+            assert!(leader.adopt(&state, at(seconds)).unwrap());
+            // The other is a moment behind: both still take the leaves of both.
+            for (from, to) in [(&leader, &other), (&other, &leader)] {
+                assert!(verifies(&leaf(from, seconds), &anchors(to), seconds + 1), "{turns} turns, {seconds} s");
+            }
+            assert!(other.adopt(&state, at(seconds)).unwrap());
+            assert!(!other.adopt(&state, at(seconds)).unwrap(), "it is no news twice");
+        }
+        if turns == 3 {
+            break;
+        }
+        seconds += 1;
+        for ca in [&leader, &other] {
+            ca.adopt(&ca.encoded(), at(seconds)).unwrap();
+        }
+        next = leader.next(&asked(false), at(seconds)).unwrap();
+    }
+    // 12 (took over) + 90 (others may not have heard) + 100 (life of a leaf) + 60 (clocks).
+    assert_eq!(seconds, 262);
+    assert!(!verifies(&old, &anchors(&leader), 50));
+    assert_eq!(leader.rotation(), None);
+}
+
+#[test]
+fn nothing_is_in_force_before_it_is_adopted() {
+    let [(_one, ca), _] = replicas(&first_state(), 0);
+    let rotate = Ask { rotate: true, ..ask(Signer::Own) };
+    ca.next(&rotate, at(1)).unwrap().unwrap();
+    assert_eq!((anchors(&ca).len(), ca.rotation()), (1, None));
+}
+
+#[test]
+fn a_replica_that_has_long_heard_nothing_signs_nothing() {
+    let [(_one, ca), _] = replicas(&first_state(), 0);
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    ca.issue(&key, "shop", "cart", at(90)).unwrap();
+    assert!(matches!(ca.issue(&key, "shop", "cart", at(91)), Err(Error::RootUnheard)));
+    ca.adopt(&ca.encoded(), at(92)).unwrap();
+    ca.issue(&key, "shop", "cart", at(93)).unwrap();
+}
+
+#[test]
+fn no_leaf_outlives_what_the_common_state_counts_on() {
+    let [(_one, ca), _] = replicas(&first_state(), 0);
+    let longer = Settings { shared: true, ..settings(1000) };
+    let scratch = Scratch::new();
+    let folder = Folder::open(scratch.path()).unwrap();
+    folder.write(ROOTS_FILE, Access::Private, &first_state()).unwrap();
+    let upgraded = Ca::open(folder, longer, at(0)).unwrap();
+    upgraded.adopt(&ca.encoded(), at(1)).unwrap();
+    assert_eq!(leaf(&upgraded, 1).not_after, at(101), "others count on 100 s");
+    let state = upgraded.next(&ask(Signer::Own), at(2)).unwrap().unwrap();
+    upgraded.adopt(&state, at(2)).unwrap();
+    assert_eq!(leaf(&upgraded, 2).not_after, at(1002));
+}
+
+#[test]
+fn a_root_near_its_end_is_replaced_unasked() {
+    let [(_one, ca), _] = replicas(&first_state(), 0);
+    let end = unix(ca.root_not_after()) - unix(at(0));
+    assert!(ca.next(&ask(Signer::Own), at(end - ROTATE_BEFORE.as_secs())).unwrap().is_none());
+    assert!(ca.next(&ask(Signer::Own), at(end - ROTATE_BEFORE.as_secs() + 1)).unwrap().is_some());
+}
+
+/// An authority as cert-manager makes one: a root, and an intermediate below it that signs.
+struct Authority {
+    root: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new(name: &str) -> Authority {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        Authority { root: authority(name).self_signed(&key).unwrap(), key }
+    }
+
+    fn secret(&self) -> serde_json::Value {
+        let issuer = rcgen::Issuer::from_ca_cert_der(self.root.der(), &self.key).unwrap();
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let below = authority("below").signed_by(&key, &issuer).unwrap();
+        secret(&below.pem(), &key.serialize_pem(), &self.root.pem())
+    }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = at(0).into();
+    params.not_after = at(1_000_000).into();
+    params
+}
+
+fn secret(chain: &str, key: &str, anchors: &str) -> serde_json::Value {
+    let coded = |text: &str| crate::kube::base64::encode(text.as_bytes());
+    serde_json::json!({"data": {"tls.crt": coded(chain), "tls.key": coded(key), "ca.crt": coded(anchors)}})
+}
+
+fn read(secret: &serde_json::Value, now: u64) -> Result<Issuer, Error> {
+    Issuer::read(secret, "leno-system/issuer", &"cluster.local".parse().unwrap(), at(now))
+}
+
+#[test]
+fn an_operators_issuer_signs_and_its_renewal_needs_no_rotation() {
+    let authority = Authority::new("corporate");
+    let issuer = read(&authority.secret(), 10).unwrap();
+    let state = first(&"cluster.local".parse().unwrap(), Some(&issuer), Duration::from_secs(100), at(10)).unwrap();
+    let [(_one, ca), _] = replicas(&state, 10);
+    assert_eq!(anchors(&ca), [authority.root.der().to_vec()]);
+    let old = leaf(&ca, 10);
+    assert_eq!(old.chain.len(), 2, "with what leads to the anchor");
+    assert!(verifies(&old, &anchors(&ca), 20));
+    assert!(ca.next(&ask(Signer::Issuer(&issuer)), at(20)).unwrap().is_none(), "nothing is new");
+
+    let renewed = read(&authority.secret(), 30).unwrap();
+    let state = ca.next(&ask(Signer::Issuer(&renewed)), at(30)).unwrap().unwrap();
+    ca.adopt(&state, at(30)).unwrap();
+    assert_eq!(ca.rotation(), None);
+    assert_ne!(leaf(&ca, 30).chain[1], old.chain[1]);
+    for leaf in [&old, &leaf(&ca, 30)] {
+        assert!(verifies(leaf, &anchors(&ca), 31));
+    }
+    assert!(ca.next(&ask(Signer::AsItIs), at(31)).unwrap().is_none(), "an issuer that cannot be read changes nothing");
+}
+
+#[test]
+fn another_anchor_is_trusted_everywhere_before_it_signs() {
+    let [(_one, ca), _] = replicas(&first_state(), 0);
+    let (old, own) = (leaf(&ca, 0), anchors(&ca));
+    let authority = Authority::new("corporate");
+    let issuer = read(&authority.secret(), 10).unwrap();
+    let step = |seconds, everywhere| {
+        let ask = Ask { trusted_everywhere: everywhere, ..ask(Signer::Issuer(&issuer)) };
+        ca.adopt(&ca.encoded(), at(seconds)).unwrap();
+        let next = ca.next(&ask, at(seconds)).unwrap();
+        next.is_some_and(|state| ca.adopt(&state, at(seconds)).unwrap())
+    };
+    assert!(step(10, true));
+    assert_eq!(anchors(&ca).len(), 2);
+    assert!(!step(84, true), "what mounts the anchors has not seen them yet");
+    assert!(verifies(&leaf(&ca, 84), &own, 85), "the old root still signs");
+    assert!(!step(86, false), "a sidecar lacks them, and nothing would carry the new leaves to it");
+    assert!(step(87, true));
+    assert!(verifies(&leaf(&ca, 87), &[authority.root.der().to_vec()], 88));
+    assert!(verifies(&old, &anchors(&ca), 88));
+    assert!(!step(87 + 90 + 100 + 59, true));
+    assert!(step(87 + 90 + 100 + 60, true));
+    assert_eq!(anchors(&ca), [authority.root.der().to_vec()]);
+
+    // And back, where the operator takes the issuer away.
+    assert!(ca.next(&ask(Signer::Own), at(400)).unwrap().is_some());
+}
+
+#[test]
+fn what_is_wrong_with_an_issuer_names_the_secret_and_the_field() {
+    let (authority, other) = (Authority::new("corporate"), Authority::new("other"));
+    let good = authority.secret();
+    let with = |field: &str, value: serde_json::Value| {
+        let mut secret = good.clone();
+        secret["data"][field] = value;
+        secret
+    };
+    let of = |from: &serde_json::Value, field: &str| from["data"][field].clone();
+    let text = |text: &str| serde_json::Value::from(crate::kube::base64::encode(text.as_bytes()));
+    let leaf = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let leaf = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+    let table = [
+        (serde_json::json!({}), 10, "tls.crt", "missing"),
+        (with("ca.crt", serde_json::Value::Null), 10, "ca.crt", "missing"),
+        (with("tls.key", "%".into()), 10, "tls.key", "base64"),
+        (with("tls.crt", text("no PEM")), 10, "tls.crt", "0 certificates"),
+        (with("tls.key", text("no PEM")), 10, "tls.key", "no private key"),
+        (with("tls.key", of(&other.secret(), "tls.key")), 10, "tls.key", "not the key"),
+        (with("ca.crt", of(&other.secret(), "ca.crt")), 10, "tls.crt", "would not accept"),
+        (with("tls.crt", text(&leaf)), 10, "tls.crt", "isCA: true"),
+        (good.clone(), 1_000_000, "tls.crt", "renew it"),
+    ];
+    for (secret, now, field, says) in table {
+        let said = read(&secret, now).unwrap_err().to_string();
+        let names = said.starts_with(&format!("Secret leno-system/issuer, field {field}: "));
+        assert!(names && said.contains(says), "{field} {says}: {said}");
+    }
+}
+
+#[test]
+fn keys_as_cert_manager_writes_them_are_read() {
+    // PKCS#1 and SEC 1 are its defaults. Both were made for this test alone.
+    for key in [include_str!("tests/key-pkcs1.pem"), include_str!("tests/key-sec1.pem")] {
+        let pair = KeyPair::from_pem(key).unwrap();
+        let root = authority("self-signed").self_signed(&pair).unwrap().pem();
+        read(&secret(&root, key, &root), 10).unwrap();
+    }
 }
 
 fn csr(algorithm: &'static rcgen::SignatureAlgorithm, params: CertificateParams) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! What the proxies of the other replicas said: asked of each replica's own port by the one that writes statuses. It must never
-//! count a replica that does not answer as one without proxies.
+//! What the proxies of the other replicas said: asked of each replica by the one that writes statuses, both proving that they are
+//! the control plane. It must never count a replica that does not answer as one without proxies.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use leno_proto::hash::Hash;
 use leno_proto::key::Key;
+use rustls::ClientConfig;
 use serde_json::Value;
 use serde_json::json;
 
@@ -18,31 +19,55 @@ use crate::kube::access::Credential;
 use crate::kube::client::Client;
 use crate::object::Name;
 use crate::object::Object;
+use crate::push::replica::PATH;
 use crate::status::Proxy;
 
 /// The Service whose endpoints the replicas are.
 const SERVICE: &str = "leno-control-plane";
-/// Where a replica tells.
-pub const PATH: &str = "/proxies";
+/// Its port that proxies call, and replicas.
+const PORT: &str = "grpc-sidecars";
 
 /// The other replicas, by address.
-#[derive(Default)]
-pub struct Peers(BTreeMap<String, Arc<Client>>);
+pub struct Peers {
+    tls: Arc<ClientConfig>,
+    known: BTreeMap<(String, u16), Peer>,
+}
+
+struct Peer {
+    client: Arc<Client>,
+    /// Names what it told last.
+    at: String,
+    told: Vec<Proxy>,
+}
 
 impl Peers {
+    /// `tls`: proves that we are the control plane, and that they are.
+    pub fn new(tls: Arc<ClientConfig>) -> Peers {
+        Peers { tls, known: BTreeMap::new() }
+    }
+
     /// Asks every ready replica but ourselves.
     ///
     /// # Errors
     /// The first that did not answer: then nothing can be said of all.
-    pub async fn ask(&mut self, world: &World, namespace: &str, own: &str, port: u16) -> Result<Vec<Proxy>, Error> {
+    pub async fn ask(&mut self, world: &World, namespace: &str, own: &str) -> Result<Vec<Proxy>, Error> {
         let addresses = addresses(world, namespace, own);
-        self.0.retain(|address, _| addresses.contains(address));
+        self.known.retain(|address, _| addresses.contains(address));
         let mut proxies = Vec::new();
-        for address in addresses {
-            let access = || Access { host: address.clone(), port, tls: None, credential: Credential::None };
-            let client = self.0.entry(address.clone()).or_insert_with(|| Client::new(access())).clone();
-            let told = client.get(PATH).await?;
-            proxies.extend(decode(&told).ok_or_else(|| Error::Malformed(format!("{address}{PATH}")))?);
+        for (host, port) in addresses {
+            let tls = &self.tls;
+            let fresh = || {
+                let access = Access { host: host.clone(), port, tls: Some(tls.clone()), credential: Credential::None };
+                Peer { client: Client::new(access), at: String::new(), told: Vec::new() }
+            };
+            let peer = self.known.entry((host.clone(), port)).or_insert_with(fresh);
+            let told = peer.client.get(&format!("{PATH}?known={}", peer.at)).await?;
+            let wrong = || Error::Malformed(format!("{host}:{port}{PATH}"));
+            let at = told["at"].as_str().ok_or_else(wrong)?;
+            if at != peer.at {
+                (peer.told, peer.at) = (decode(&told["proxies"]).ok_or_else(wrong)?, at.to_owned());
+            }
+            proxies.extend(peer.told.iter().cloned());
         }
         Ok(proxies)
     }
@@ -57,23 +82,33 @@ pub fn merged(own: Vec<Proxy>, theirs: Vec<Proxy>) -> Vec<Proxy> {
     all
 }
 
-fn addresses(world: &World, namespace: &str, own: &str) -> Vec<String> {
+fn addresses(world: &World, namespace: &str, own: &str) -> Vec<(String, u16)> {
     let mut found = BTreeMap::new();
     for object in world.about(&Topic::SlicesOf(Name::new(namespace, SERVICE))) {
         let Object::EndpointSlice(slice) = object else { continue };
+        let port = slice.ports.iter().find(|port| port.name == PORT).and_then(|port| port.port);
+        let Some(port) = port else { continue };
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready != Some(false)) {
             let Some(target) = endpoint.target_ref.as_ref().filter(|target| target.name != own) else { continue };
             // One address of each, whatever the families.
             if let Some(address) = endpoint.addresses.first() {
-                found.entry(target.name.clone()).or_insert_with(|| address.clone());
+                found.entry(target.name.clone()).or_insert_with(|| (address.clone(), port));
             }
         }
     }
     found.into_values().collect()
 }
 
-/// For `PATH`.
-pub fn encode(proxies: &[Proxy]) -> String {
+/// For `PATH`: what was said, named by `at`. Who names that already is not told again.
+pub fn encode(at: &str, known: &str, proxies: impl FnOnce() -> Vec<Proxy>) -> String {
+    let mut told = json!({"at": at});
+    if at != known {
+        told["proxies"] = rows(&proxies());
+    }
+    told.to_string()
+}
+
+fn rows(proxies: &[Proxy]) -> Value {
     let key = |key: &Key| json!([key.kind() as i32, key.name()]);
     let all = proxies.iter().map(|one| {
         let applied = one.applied.iter().map(|(name, hash)| json!([key(name), hex(hash)]));
@@ -89,7 +124,7 @@ pub fn encode(proxies: &[Proxy]) -> String {
             "unsupported": unsupported.collect::<Vec<_>>(),
         })
     });
-    Value::from(all.collect::<Vec<_>>()).to_string()
+    Value::from(all.collect::<Vec<_>>())
 }
 
 fn decode(told: &Value) -> Option<Vec<Proxy>> {
@@ -147,9 +182,10 @@ mod tests {
             rejected: [(inbound, (hash, "ports[0] \"cannot\" be".to_owned()))].into(),
             unsupported: [(outbound, vec!["mode".to_owned()])].into(),
         };
-        let text = encode(std::slice::from_ref(&told));
-        let heard = decode(&serde_json::from_str(&text).unwrap()).unwrap();
+        let text = encode("7", "6", || vec![told.clone()]);
+        let heard = decode(&serde_json::from_str::<Value>(&text).unwrap()["proxies"]).unwrap();
         assert_eq!(format!("{heard:?}"), format!("{:?}", [told]));
+        assert_eq!(encode("7", "7", || panic!("it is known")), r#"{"at":"7"}"#);
         for wrong in ["{}", "[{}]", "null"] {
             assert!(decode(&serde_json::from_str(wrong).unwrap()).is_none(), "{wrong}");
         }
@@ -169,7 +205,8 @@ mod tests {
         let slice = |name: &str, endpoints: Value| {
             let labels = json!({"kubernetes.io/service-name": SERVICE});
             let meta = json!({"name": name, "namespace": "leno-system", "labels": labels});
-            let slice = json!({"metadata": meta, "endpoints": endpoints});
+            let ports = json!([{"name": "http-admin", "port": 15014}, {"name": PORT, "port": 15012}]);
+            let slice = json!({"metadata": meta, "endpoints": endpoints, "ports": ports});
             Event::Applied(Object::decode(Kind::EndpointSlice, slice).unwrap().into())
         };
         let mut world = World::default();
@@ -184,6 +221,6 @@ mod tests {
             ),
             slice("v6", json!([endpoint("b", "fd00::2", true)])),
         ]);
-        assert_eq!(addresses(&world, "leno-system", "a"), ["10.0.0.2"]);
+        assert_eq!(addresses(&world, "leno-system", "a"), [("10.0.0.2".to_owned(), 15012)]);
     }
 }

@@ -1,7 +1,7 @@
 mod duties;
+mod root;
 
 use std::time::Duration;
-use std::time::SystemTime;
 
 use serde_json::Value;
 use serde_json::json;
@@ -12,9 +12,6 @@ use tokio::time::Instant;
 use crate::cluster;
 use crate::cluster::gather::Gathered;
 use crate::cluster::gather::Read;
-use crate::cluster::root;
-use crate::error::Error;
-use crate::folder::Folder;
 use crate::kube::fake::Fake;
 use crate::kube::watch::News;
 use crate::object::Event;
@@ -168,32 +165,4 @@ async fn the_world_survives_a_compaction_and_an_absence_without_an_empty_interim
     }
     assert!(!seen.contains(&"-b".to_owned()), "{seen:?}");
     stale.wait_for(Option::is_none).await.unwrap();
-}
-
-fn folder(name: &str) -> Folder {
-    let path = std::env::temp_dir().join(format!("leno-cluster-{}-{name}", std::process::id()));
-    Folder::open(&path).unwrap()
-}
-
-#[tokio::test]
-async fn the_root_is_made_once_and_every_replica_reads_the_same() {
-    let fake = Fake::start().await;
-    let (one, two) = (folder("one"), folder("two"));
-    let domain = "cluster.local".parse().unwrap();
-    root::fetch(&fake.client(), &one, "leno-system", &domain).await.unwrap();
-    root::fetch(&fake.client(), &two, "leno-system", &domain).await.unwrap();
-    let bytes = |folder: &Folder| folder.read(crate::ca::ROOTS_FILE).unwrap().unwrap();
-    assert_eq!(bytes(&one), bytes(&two));
-    let settings = crate::ca::Settings { trust_domain: domain, leaf_ttl: crate::ca::LEAF_TTL, publish: Vec::new() };
-    crate::ca::Ca::open(one, settings, SystemTime::now()).unwrap();
-}
-
-#[tokio::test]
-async fn a_second_root_is_refused_while_a_namespace_trusts_the_first() {
-    let fake = Fake::start().await;
-    fake.put("/api/v1/namespaces/shop/configmaps/leno-trust", json!({"metadata": {"name": "leno-trust"}}));
-    let domain = "cluster.local".parse().unwrap();
-    let refused = root::fetch(&fake.client(), &folder("lost"), "leno-system", &domain).await.unwrap_err();
-    assert!(matches!(&refused, Error::RootSecretLost { trusting, .. } if trusting == "shop"), "{refused}");
-    assert!(fake.object("/api/v1/namespaces/leno-system/secrets/leno-root").is_none());
 }

@@ -1,5 +1,6 @@
 //! An API server of one process, for tests: objects by path, lists in pages, watches with history that can be forgotten. It
 //! admits everything, and must never be taken for the real one where a rule of Kubernetes is in question.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "it is for tests, which panic where they are wrong")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::kube::access::Access;
 use crate::kube::access::Credential;
+use crate::kube::base64;
 use crate::kube::client::Client;
 
 #[derive(Default)]
@@ -52,7 +54,7 @@ struct Place {
     status: bool,
 }
 
-pub(crate) struct Fake {
+pub struct Fake {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     /// Grows with each change; a new epoch ends every watch.
@@ -62,7 +64,7 @@ pub(crate) struct Fake {
 type Page = Response<BoxBody<Bytes, Infallible>>;
 
 impl Fake {
-    pub(crate) async fn start() -> Arc<Fake> {
+    pub async fn start() -> Arc<Fake> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = State { version: 1, ..State::default() };
@@ -83,19 +85,23 @@ impl Fake {
         fake
     }
 
-    pub(crate) fn client(&self) -> Arc<Client> {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn client(&self) -> Arc<Client> {
         let (host, port) = (self.address.ip().to_string(), self.address.port());
         Client::new(Access { host, port, tls: None, credential: Credential::Token("ours".to_owned()) })
     }
 
     /// Creates or replaces, as somebody else would.
-    pub(crate) fn put(&self, path: &str, object: Value) {
+    pub fn put(&self, path: &str, object: Value) {
         let place = Place::parse(path).unwrap();
         self.state.lock().store(place, object);
         self.tell();
     }
 
-    pub(crate) fn delete(&self, path: &str) {
+    pub fn delete(&self, path: &str) {
         let place = Place::parse(path).unwrap();
         let mut state = self.state.lock();
         if let Some(object) = state.objects.remove(&place) {
@@ -107,22 +113,22 @@ impl Fake {
         self.tell();
     }
 
-    pub(crate) fn object(&self, path: &str) -> Option<Value> {
+    pub fn object(&self, path: &str) -> Option<Value> {
         self.state.lock().objects.get(&Place::parse(path).unwrap()).cloned()
     }
 
     /// `null`: there is no such path.
-    pub(crate) fn answer_with(&self, path: &str, answer: Value) {
+    pub fn answer_with(&self, path: &str, answer: Value) {
         self.state.lock().answers.push((path.to_owned(), answer));
     }
 
     /// Method and path of each request.
-    pub(crate) fn calls(&self) -> Vec<String> {
+    pub fn calls(&self) -> Vec<String> {
         self.state.lock().calls.clone()
     }
 
     /// Forgets all history, and ends every watch: who comes back with an old version is told 410.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         let mut state = self.state.lock();
         // Nothing watches a version that has not been yet, so that even the newest is too old.
         state.version += 1;
@@ -133,7 +139,7 @@ impl Fake {
     }
 
     /// Neither answers nor goes on with watches, until it is up again.
-    pub(crate) fn set_down(&self, down: bool) {
+    pub fn set_down(&self, down: bool) {
         self.state.lock().down = down;
         self.news.send_modify(|(_, epoch)| *epoch += 1);
     }
@@ -154,18 +160,24 @@ impl Fake {
             return None;
         }
         state.calls.push(format!("{method} {path}"));
+        if path.ends_with("/tokenreviews") && state.answers.is_empty() {
+            return Some(page(201, &review(body["spec"]["token"].as_str().unwrap_or_default())));
+        }
         if let Some((_, answer)) = state.answers.iter().rev().find(|(known, _)| *known == path) {
             return Some(if answer.is_null() { nowhere() } else { page(200, answer) });
         }
         let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let Some(place) = Place::parse(&path) else { return Some(status(404, "NotFound")) };
-        match (method, place.name.as_str()) {
+        match (method.clone(), place.name.as_str()) {
             (Method::GET, "") if parameter("watch") == Some("true") => {
                 let from: u64 = parameter("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
                 drop(state);
-                Some(self.watch(place, from))
+                Some(self.watch(place.named(parameter("fieldSelector")), from))
             }
-            (Method::GET, "") => Some(state.list(&place, parameter("limit"), parameter("continue"))),
+            (Method::GET, "") => {
+                let place = place.named(parameter("fieldSelector"));
+                Some(state.list(&place, parameter("limit"), parameter("continue")))
+            }
             (Method::GET, _) => {
                 Some(state.objects.get(&place).map_or_else(|| status(404, "NotFound"), |one| page(200, one)))
             }
@@ -189,9 +201,12 @@ impl Fake {
                     return Some(status(409, "Conflict"));
                 }
                 let mut object = old;
-                match place.status {
-                    true => object["status"] = body["status"].clone(),
-                    false => merge(&mut object, body),
+                if place.status {
+                    object["status"] = body["status"].clone();
+                } else if method == Method::PUT {
+                    object = body;
+                } else {
+                    merge(&mut object, body);
                 }
                 let stored = state.store(Place { status: false, ..place }, object);
                 drop(state);
@@ -289,10 +304,45 @@ impl Place {
         Some(Place { version, plural, namespace: namespace.to_owned(), name: name.to_owned(), status })
     }
 
+    /// Of a selector, what we send.
+    fn named(self, selector: Option<&str>) -> Place {
+        let name = selector.and_then(|text| text.strip_prefix("metadata.name%3D")).unwrap_or_default().to_owned();
+        Place { name, ..self }
+    }
+
     fn holds(&self, other: &Place) -> bool {
         let here = self.namespace.is_empty() || self.namespace == other.namespace;
+        let here = here && (self.name.is_empty() || self.name == other.name);
         here && self.version == other.version && self.plural == other.plural
     }
+}
+
+/// A token that a Pod of the name and account that it says would have: `fake_token` makes it.
+fn review(token: &str) -> Value {
+    let claims = token.split('.').nth(1).unwrap_or_default().replace('-', "+").replace('_', "/");
+    let padding = "=".repeat(claims.len().wrapping_neg() % 4);
+    let claims = base64::decode(&(claims + &padding)).unwrap_or_default();
+    let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
+    let extra = |name: &str| json!([claims[name]]);
+    json!({"status": {
+        "authenticated": claims["account"].is_string(),
+        "audiences": ["leno"],
+        "user": {
+            "username": claims["account"],
+            "extra": {
+                "authentication.kubernetes.io/pod-name": extra("pod"),
+                "authentication.kubernetes.io/pod-uid": extra("uid"),
+            },
+        },
+    }})
+}
+
+/// What `review` takes for a Pod's.
+pub fn fake_token(namespace: &str, account: &str, pod: &str, uid: &str) -> String {
+    let account = format!("system:serviceaccount:{namespace}:{account}");
+    let claims = json!({"exp": 4_000_000_000_u64, "account": account, "pod": pod, "uid": uid});
+    let claims = base64::encode(claims.to_string().as_bytes()).replace('+', "-").replace('/', "_");
+    format!("e30.{}.c2ln", claims.trim_end_matches('='))
 }
 
 /// RFC 7386; of RFC 6902, what we send.

@@ -32,7 +32,7 @@ impl Ear {
         let client = fake.client();
         fake.answer_with("/api/v2/pods", Value::Null);
         tokio::spawn(async move {
-            let resource = Resource { paths: vec!["/api/v2/pods".to_owned(), PODS.to_owned()] };
+            let resource = Resource { paths: vec!["/api/v2/pods".to_owned(), PODS.to_owned()], only: None };
             watch::follow(&client, resource, name, Sink { tag: (), to }).await;
         });
         Ear(from)

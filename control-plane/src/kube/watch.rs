@@ -58,6 +58,22 @@ impl<T, Tag: Copy> Sink<T, Tag> {
 /// One resource in the versions that may be served, the preferred first: `/apis/GROUP/VERSION/PLURAL`.
 pub struct Resource {
     pub paths: Vec<String>,
+    /// Of all objects only the one of this name.
+    pub only: Option<&'static str>,
+}
+
+impl Resource {
+    fn selected(&self, path: &str) -> String {
+        match self.only {
+            None => path.to_owned(),
+            Some(name) => format!("{path}?fieldSelector=metadata.name%3D{name}"),
+        }
+    }
+}
+
+/// What stands between a path, which may have a query, and more of a query.
+fn more_after(path: &str) -> char {
+    if path.contains('?') { '&' } else { '?' }
 }
 
 /// For ever, or until nobody listens. `read` trims an object as soon as it is parsed.
@@ -76,7 +92,7 @@ async fn try_follow<T, Tag: Copy>(
     let (mut failures, mut absences, mut chosen) = (0, 0, 0);
     let mut known = false;
     loop {
-        let path = &resource.paths[chosen % resource.paths.len()];
+        let path = &resource.selected(&resource.paths[chosen % resource.paths.len()]);
         let failed = match list(client, path, read).await {
             Ok((all, version)) => {
                 sink.tell(News::Listed(all)).await?;
@@ -114,12 +130,12 @@ fn pause(failures: u32, dice: &mut StdRng) -> Duration {
     longest.mul_f64(dice.random_range(0.1..1.0))
 }
 
-/// All pages, or an error. The version is that of the first page, which the others repeat.
+/// All pages, or an error. `path` may have a query already. The version is that of the first page, which the others repeat.
 pub async fn list<T>(client: &Client, path: &str, read: &impl Fn(Value) -> T) -> Result<(Vec<T>, String), Error> {
     let mut all = Vec::new();
     let mut more = String::new();
     loop {
-        let mut page = client.get(&format!("{path}?limit={PAGE}{more}")).await?;
+        let mut page = client.get(&format!("{path}{}limit={PAGE}{more}", more_after(path))).await?;
         let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) else {
             return Err(Error::Malformed(format!("{path} is no list")));
         };
@@ -144,8 +160,9 @@ async fn watch<T, Tag: Copy>(
     let mut failures = 0;
     loop {
         let seconds = WATCH_SECONDS + dice.random_range(0..60);
+        let and = more_after(path);
         let from =
-            format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}");
+            format!("{path}{and}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}");
         let failed = match client.lines(&from).await {
             Err(error) => error,
             Ok(mut lines) => loop {

@@ -1,5 +1,5 @@
 //! The port that proxies call: TLS 1.3 with our own SPIFFE leaf, HTTP/2, and a token on every call before any of its body
-//! is read. It must never spend more than a bounded few kilobytes and seconds on a caller that has not proven itself.
+//! is read. Replicas call it too, and prove themselves by certificate. It must never spend more than a bounded few kilobytes and seconds on a caller that has not proven itself.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,6 +19,8 @@ use hyper_util::rt::TokioTimer;
 use leno_proto::wire::control::control_server::ControlServer;
 use rcgen::KeyPair;
 use rustls::ServerConfig;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::ClientHello;
@@ -30,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -39,6 +41,8 @@ use crate::ca::Issued;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::push::Control;
+use crate::push::replica;
+use crate::push::replica::Reports;
 use crate::push::session::Phase;
 use crate::token::Caller;
 use crate::token::TokenError;
@@ -83,6 +87,16 @@ impl ResolvesServerCert for OwnLeaf {
     }
 }
 
+impl ResolvesClientCert for OwnLeaf {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 pub fn server_config(leaf: Arc<OwnLeaf>) -> Result<ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -97,7 +111,10 @@ pub fn server_config(leaf: Arc<OwnLeaf>) -> Result<ServerConfig, Error> {
 
 /// What every connection needs.
 pub struct Door {
-    pub tls: TlsAcceptor,
+    pub proxies: Arc<ServerConfig>,
+    /// For callers that name `replica::ALPN`.
+    pub replicas: Arc<ServerConfig>,
+    pub reports: Reports,
     pub verifier: Verifier,
     pub control: ControlServer<Control>,
     pub metrics: Arc<Metrics>,
@@ -133,7 +150,14 @@ pub async fn serve(door: Arc<Door>, listener: TcpListener) {
             let shaken = timeout(HANDSHAKE_TIMEOUT, shake(&door, socket)).await;
             drop(turn);
             match shaken {
-                Ok(Ok(stream)) => converse(door.clone(), stream).await,
+                Ok(Ok(Shaken::Proxy(stream))) => converse(door.clone(), stream).await,
+                Ok(Ok(Shaken::Replica(stream))) => {
+                    let mut phase = door.phase.clone();
+                    tokio::select! {
+                        () = replica::converse(door.reports.clone(), stream) => {}
+                        _ = phase.wait_for(|phase| *phase == Phase::Closed) => {}
+                    }
+                }
                 Ok(Err(_)) | Err(_) => door.metrics.handshakes_failed.one(),
             }
             drop(place);
@@ -149,9 +173,23 @@ async fn pause_after(error: &io::Error) {
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
-async fn shake(door: &Door, socket: TcpStream) -> io::Result<TlsStream> {
+/// Who is at the other end of a handshake that went well.
+enum Shaken {
+    /// Who proves itself by a token with each call.
+    Proxy(TlsStream),
+    /// Whose certificate says that it is what we are.
+    Replica(TlsStream),
+}
+
+async fn shake(door: &Door, socket: TcpStream) -> io::Result<Shaken> {
     socket.set_nodelay(true)?;
-    door.tls.accept(socket).await
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    let replica = hello.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == replica::ALPN));
+    if replica {
+        hello.into_stream(door.replicas.clone()).await.map(Shaken::Replica)
+    } else {
+        hello.into_stream(door.proxies.clone()).await.map(Shaken::Proxy)
+    }
 }
 
 /// HTTP/2 until the peer leaves, proves nothing, or we close.

@@ -104,7 +104,14 @@ impl Sessions {
 
     /// Forgets the departed whose Pod is no more.
     pub fn forget_departed(&self, is_there: impl Fn(&str) -> bool) {
-        self.present.lock().departed.retain(|uid, _| is_there(uid));
+        let mut present = self.present.lock();
+        let before = present.departed.len();
+        present.departed.retain(|uid, _| is_there(uid));
+        let fewer = present.departed.len() < before;
+        drop(present);
+        if fewer {
+            self.tell();
+        }
     }
 
     pub fn by_pod(&self, uid: &str) -> Option<Arc<Live>> {
@@ -124,6 +131,11 @@ impl Sessions {
             wanted.extend(live.ledger.lock().wanted().iter().take(PREFETCH_MAX).cloned());
         }
         wanted.into_iter().take(PREFETCH_MAX).collect()
+    }
+
+    /// Grows whenever `all` or `departed` would say something else.
+    pub fn version(&self) -> u64 {
+        *self.news.borrow()
     }
 
     /// Wakes whoever counts what is applied where.

@@ -7,5 +7,6 @@ mod manifests;
 mod mesh;
 mod program;
 mod proxy;
+mod replicas;
 mod rude;
 mod sessions;

@@ -95,6 +95,11 @@ pub(crate) fn roots(pem: &[u8]) -> RootCertStore {
 }
 
 pub(crate) async fn tls(address: SocketAddr, anchor_pem: &[u8]) -> TlsStream<TcpStream> {
+    tls_as(address, anchor_pem, b"h2").await
+}
+
+/// Without a certificate of our own, and with this protocol.
+pub(crate) async fn tls_as(address: SocketAddr, anchor_pem: &[u8], protocol: &[u8]) -> TlsStream<TcpStream> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots(anchor_pem)), provider.clone()).build().unwrap();
@@ -104,14 +109,18 @@ pub(crate) async fn tls(address: SocketAddr, anchor_pem: &[u8]) -> TlsStream<Tcp
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anchored(verifier)))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     let socket = TcpStream::connect(address).await.unwrap();
     TlsConnector::from(Arc::new(config)).connect("leno".try_into().unwrap(), socket).await.unwrap()
 }
 
 pub(crate) async fn client(control_plane: &ControlPlane) -> ControlClient<Channel> {
     let anchor = std::fs::read(control_plane.state.path().join("trust-anchor.pem")).unwrap();
-    let mut stream = Some(tls(control_plane.app.session, &anchor).await);
+    client_at(control_plane.app.session, &anchor).await
+}
+
+async fn client_at(address: SocketAddr, anchor_pem: &[u8]) -> ControlClient<Channel> {
+    let mut stream = Some(tls(address, anchor_pem).await);
     let connector = tower::service_fn(move |_| {
         let stream = stream.take();
         async move { stream.map(TokioIo::new).ok_or(std::io::Error::other("one connection")) }
@@ -176,7 +185,21 @@ impl Proxy {
         uid: &str,
         memory: Memory,
     ) -> Result<Proxy, Status> {
-        let mut client = client(control_plane).await;
+        Proxy::connect_by(client(control_plane).await, token, uid, memory).await
+    }
+
+    /// To whatever control plane is there.
+    pub(crate) async fn connect_at(address: SocketAddr, anchor_pem: &[u8], token: &str, uid: &str) -> Proxy {
+        let client = client_at(address, anchor_pem).await;
+        Proxy::connect_by(client, token, uid, Memory::default()).await.unwrap()
+    }
+
+    async fn connect_by(
+        mut client: ControlClient<Channel>,
+        token: &str,
+        uid: &str,
+        memory: Memory,
+    ) -> Result<Proxy, Status> {
         let (to, messages) = mpsc::channel(64);
         to.send(hello(uid)).await.unwrap();
         let from = client.session(with_token(ReceiverStream::new(messages), token)).await?.into_inner();
@@ -266,6 +289,17 @@ impl Proxy {
         }
         self.send(from_proxy::Message::Report(control::Report { transaction: transaction.id, applied, rejected }))
             .await;
+    }
+
+    /// Applies a transaction of one part.
+    pub(crate) async fn report(&mut self, part: control::Transaction) {
+        assert!(part.last, "a small mesh fits into one part");
+        let change = |change: control::Change| {
+            let key = change.key.unwrap();
+            (Key::parse(key.kind, &key.name).unwrap(), change.change.unwrap())
+        };
+        let changes = part.changes.into_iter().map(change).collect();
+        self.apply(&Transaction { id: part.id, changes, parts: 1 }).await;
     }
 
     pub(crate) async fn take(&mut self) -> Result<Transaction, Status> {

@@ -51,7 +51,14 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let full = render(&["--set", full, "--set", "tracing.endpoint=http://collector:4317"])?;
     ensure!(full.contains("value: \"http://collector:4317\""), "tracing.endpoint reaches nobody");
 
+    let issuer = render(&["--set", "issuer.secret=corporate-ca"])?;
+    ensure!(!plain.contains("LENO_ISSUER_SECRET"), "an issuer is named that nobody asked for");
+    for word in ["{name: LENO_ISSUER_SECRET, value: \"corporate-ca\"}", "resourceNames: [\"corporate-ca\"]"] {
+        ensure!(issuer.contains(word), "issuer.secret does not become {word}");
+    }
+
     for (wrong, says) in [
+        ("issuer.secret=Not_A_Name", "issuer"),
         ("controlPlane.replcas=3", "replcas"),
         ("controlPlane.replicas=0", "replicas"),
         ("trustDomain=Not A Domain", "trustDomain"),

@@ -20,7 +20,7 @@ const SHOP: &str = "leno-e2e-shop";
 pub(super) const SYSTEM: &str = "leno-system";
 
 /// What the control plane's account may and may not do, as `kubectl auth can-i` asks.
-const RIGHTS: [(bool, &str); 27] = [
+const RIGHTS: [(bool, &str); 34] = [
     (true, "watch pods -A"),
     (true, "watch services -A"),
     (true, "watch endpointslices.discovery.k8s.io -A"),
@@ -32,13 +32,20 @@ const RIGHTS: [(bool, &str); 27] = [
     (true, "patch configmap/leno-trust -n default"),
     (true, "create secrets -n leno-system"),
     (true, "update secret/leno-root -n leno-system"),
+    (true, "watch secret/leno-root -n leno-system"),
     (true, "update lease/leno-control-plane -n leno-system"),
     (true, "patch mutatingwebhookconfiguration/leno-injector"),
     (false, "patch mutatingwebhookconfiguration/another"),
     (false, "create mutatingwebhookconfigurations"),
     (false, "get secrets -n default"),
     (false, "get secret/another -n leno-system"),
+    (false, "get secret/leno-root -n default"),
     (false, "list secrets -n leno-system"),
+    (false, "watch secrets -n leno-system"),
+    (false, "delete secret/leno-root -n leno-system"),
+    (false, "list customresourcedefinitions.apiextensions.k8s.io"),
+    (false, "update lease/another -n leno-system"),
+    (false, "impersonate users"),
     (false, "get configmap/another -n default"),
     (false, "delete configmap/leno-trust -n default"),
     (false, "create pods -n default"),
