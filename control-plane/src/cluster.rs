@@ -2,6 +2,7 @@
 //! events; and what belongs to the whole mesh is kept there. It must never let one bad object, or the API server's absence,
 //! change what is in force for others.
 
+pub mod audit;
 mod gather;
 pub mod keep;
 pub mod lease;

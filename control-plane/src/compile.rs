@@ -124,6 +124,15 @@ pub fn meshed(world: &World, pod: &Pod) -> bool {
     Lens::new(world).meshed(pod)
 }
 
+/// Whether the Pod, or else its namespace, asks for a sidecar that it does not have.
+pub fn lacks_sidecar(world: &World, pod: &Pod) -> bool {
+    !has_sidecar(pod) && Lens::new(world).asks(pod)
+}
+
+fn has_sidecar(pod: &Pod) -> bool {
+    pod.spec.init_containers.iter().chain(&pod.spec.containers).any(|container| container.name == SIDECAR)
+}
+
 /// The world, seen so that every question is written down.
 pub(crate) struct Lens<'w> {
     world: &'w World,
@@ -173,16 +182,18 @@ impl<'w> Lens<'w> {
         self.world.mesh()
     }
 
-    /// Whether the Pod has a sidecar: it carries the container, or it or its namespace asks for one and it does not refuse.
+    /// Whether the Pod has a sidecar: it carries the container; or, in a folder, where no webhook adds one, it asks for one.
     /// Host network is never meshed: its sidecar would own the node's traffic.
     fn meshed(&self, pod: &Pod) -> bool {
         if pod.spec.host_network {
             return false;
         }
-        let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-        if containers.into_iter().any(|container| container.name == SIDECAR) {
-            return true;
-        }
+        // A Pod that was there before its namespace asked has none, and mTLS to it would fail.
+        has_sidecar(pod) || (!pod.admitted && self.asks(pod))
+    }
+
+    /// Whether the Pod, or else its namespace, asks for a sidecar.
+    fn asks(&self, pod: &Pod) -> bool {
         let own = pod.metadata.labels.get(INJECT).or_else(|| pod.metadata.annotations.get(INJECT));
         match own.map(String::as_str) {
             Some(word) => enabled(word),

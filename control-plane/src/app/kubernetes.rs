@@ -32,6 +32,7 @@ use crate::ca::Ca;
 use crate::ca::Issued;
 use crate::ca::unix;
 use crate::cluster;
+use crate::cluster::audit::Auditor;
 use crate::cluster::keep::Kept;
 use crate::cluster::lease::Lease;
 use crate::cluster::lease::TURN;
@@ -238,6 +239,7 @@ impl Leader {
     async fn run(mut self) {
         let (mut kept, mut written, mut mover) = (Kept::default(), Written::default(), Mover::default());
         let mut xmesh = Xmesh::default();
+        let mut auditor = Auditor::default();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -245,12 +247,16 @@ impl Leader {
             if !held(*self.renewed.borrow(), Instant::now()) {
                 // Whoever led in between may have written anything.
                 (kept, written, mover) = (Kept::default(), Written::default(), Mover::default());
+                auditor = Auditor::default();
+                self.metrics.without_sidecar.set(0);
                 self.metrics.issuer_refused.set(0);
                 continue;
             }
             let Some(table) = self.tables.borrow().clone() else { continue };
             kept.keep(&self.client, table.world(), &self.ca.anchors_pem(), Instant::now()).await;
             xmesh.keep(&self.client, &self.place.namespace, SystemTime::now(), Instant::now()).await;
+            let without = auditor.turn(&self.client, &table, &self.place.namespace, SystemTime::now()).await;
+            self.metrics.without_sidecar.set(i64::try_from(without).unwrap_or(i64::MAX));
             let all = self.all(&table).await;
             self.trust(&mut mover, all.as_deref()).await;
             let Some(all) = all else { continue };

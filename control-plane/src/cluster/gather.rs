@@ -50,6 +50,9 @@ impl Read {
             Ok(mut object) => {
                 let meta = object.meta_mut();
                 meta.annotations.retain(|name, _| ANNOTATIONS.iter().any(|kept| name.starts_with(kept)));
+                if let Object::Pod(pod) = &mut object {
+                    pod.admitted = true;
+                }
                 Ok(Arc::new(object))
             }
             Err(error) => Err(Aside { refused: refused(&id, &error.to_string()), instead: instead(kind, object) }),

@@ -1,3 +1,4 @@
+mod audit;
 mod duties;
 mod root;
 

@@ -161,8 +161,9 @@ async fn watch<T, Tag: Copy>(
     loop {
         let seconds = WATCH_SECONDS + dice.random_range(0..60);
         let and = more_after(path);
-        let from =
-            format!("{path}{and}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}");
+        let from = format!(
+            "{path}{and}watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}"
+        );
         let failed = match client.lines(&from).await {
             Err(error) => error,
             Ok(mut lines) => loop {

@@ -43,6 +43,9 @@ pub struct ServiceAccount {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Pod {
     pub metadata: Meta,
+    /// It came through an API server, whose webhook has given it its sidecar or never will.
+    #[serde(skip)]
+    pub admitted: bool,
     #[serde(default, deserialize_with = "or_default")]
     pub spec: PodSpec,
     #[serde(default, deserialize_with = "or_default")]
