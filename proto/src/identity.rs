@@ -84,11 +84,9 @@ impl SpiffeId {
     }
 
     fn kubernetes(&self) -> Option<(&str, &str)> {
-        let mut segments = self.domain_and_path().1.split('/');
-        match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
-            (Some("ns"), Some(namespace), Some("sa"), Some(account), None) => Some((namespace, account)),
-            _ => None,
-        }
+        let (namespace, rest) = self.domain_and_path().1.strip_prefix("ns/")?.split_once('/')?;
+        let account = rest.strip_prefix("sa/")?;
+        (!account.contains('/')).then_some((namespace, account))
     }
 
     fn domain_and_path(&self) -> (&str, &str) {

@@ -8,13 +8,13 @@ mod phrase;
 mod tests;
 
 use std::borrow::Cow;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use leno_proto::request::Headers;
 
 use crate::edge::case::Case;
+use crate::http::decimal;
 use crate::http::head::Version;
 
 /// What one sidecar tells the other about a request, in the header `leno-hop`: only over mTLS, stripped at both edges.
@@ -37,13 +37,14 @@ impl Hop {
         let case = if self.version == Version::Http2 { Case::Train } else { case::of(headers) };
         headers.push_with(HOP_HEADER.as_bytes(), |value| {
             value.extend_from_slice(match self.version {
-                Version::Http10 => b"p=1.0",
-                Version::Http11 => b"p=1.1",
-                Version::Http2 => b"p=2",
+                Version::Http10 => b"p=1.0;a=",
+                Version::Http11 => b"p=1.1;a=",
+                Version::Http2 => b"p=2;a=",
             });
-            let _ = write!(value, ";a={}", self.attempt);
+            decimal::put(u64::from(self.attempt), value);
             if let Some(deadline) = self.deadline {
-                let _ = write!(value, ";d={}", deadline.as_millis());
+                value.extend_from_slice(b";d=");
+                decimal::put(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), value);
             }
             phrase::write(value, &self.phrase);
             case::write(value, case);
@@ -52,7 +53,7 @@ impl Hop {
 
     /// Takes the header off, and gives the names of an HTTP/1 message their case back. `None`: absent or not understood.
     pub fn take(headers: &mut Headers) -> Option<Self> {
-        let parsed = std::str::from_utf8(headers.get(HOP_HEADER)?).ok().and_then(Self::parse);
+        let parsed = Self::parse(headers.get(HOP_HEADER)?);
         headers.remove(HOP_HEADER);
         let (hop, names) = parsed?;
         if hop.version != Version::Http2 {
@@ -62,20 +63,20 @@ impl Hop {
     }
 
     /// With the names whose case was not canonical.
-    fn parse(value: &str) -> Option<(Self, Cow<'static, str>)> {
+    fn parse(value: &[u8]) -> Option<(Self, Cow<'static, [u8]>)> {
         let mut hop = Self { version: Version::Http2, attempt: 1, deadline: None, phrase: Vec::new() };
-        let mut names = Cow::Borrowed("");
-        for part in value.split(';') {
+        let mut names = Cow::Borrowed(&b""[..]);
+        for part in value.split(|byte| *byte == b';') {
             // Unknown parts are a newer peer's.
-            match part.split_once('=') {
-                Some(("p", "1.0")) => hop.version = Version::Http10,
-                Some(("p", "1.1")) => hop.version = Version::Http11,
-                Some(("a", attempt)) => hop.attempt = attempt.parse().ok()?,
-                Some(("d", millis)) => hop.deadline = Some(Duration::from_millis(millis.parse().ok()?)),
-                Some(("r", phrase)) => hop.phrase = phrase::read(phrase).unwrap_or_default(),
+            match part {
+                b"p=1.0" => hop.version = Version::Http10,
+                b"p=1.1" => hop.version = Version::Http11,
+                [b'a', b'=', attempt @ ..] => hop.attempt = decimal::read(attempt)?.try_into().ok()?,
+                [b'd', b'=', millis @ ..] => hop.deadline = Some(Duration::from_millis(decimal::read(millis)?)),
+                [b'r', b'=', phrase @ ..] => hop.phrase = phrase::read(phrase).unwrap_or_default(),
                 // Nearly always this or nothing: it costs no memory.
-                Some(("c", "l")) => names = Cow::Borrowed("l"),
-                Some(("c", odd)) => names = Cow::Owned(odd.to_owned()),
+                b"c=l" => names = Cow::Borrowed(b"l"),
+                [b'c', b'=', odd @ ..] => names = Cow::Owned(odd.to_owned()),
                 _ => {}
             }
         }
@@ -85,18 +86,45 @@ impl Hop {
 
 /// Removes what nobody but a proxy of ours may say: whoever sends it is a stranger here.
 pub fn strip(headers: &mut Headers) {
-    headers.retain(|name, _| !is_ours(name));
+    if headers.iter().any(|(name, _)| is_ours(name)) {
+        headers.retain(|name, _| !is_ours(name));
+    }
 }
 
 fn is_ours(name: &[u8]) -> bool {
     let starts =
         |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
-    starts("leno-") || starts("l5d-") || starts("x-envoy-") || name.eq_ignore_ascii_case(b"x-forwarded-client-cert")
+    match name.first() {
+        Some(b'l' | b'L') => starts("leno-") || starts("l5d-"),
+        Some(b'x' | b'X') => starts("x-envoy-") || name.eq_ignore_ascii_case(b"x-forwarded-client-cert"),
+        _ => false,
+    }
+}
+
+/// What the application is told of one connection's caller: written once for all requests of the connection.
+pub struct Voucher {
+    client: Box<[u8]>,
+    /// Says `https` and who, where mTLS has proven it.
+    proof: Box<[u8]>,
+}
+
+impl Voucher {
+    pub fn new(client: IpAddr, identity: Option<&str>) -> Self {
+        let client = match client {
+            IpAddr::V4(address) => format!("for={address}"),
+            IpAddr::V6(address) => format!("for=\"[{address}]\""),
+        };
+        let proof = match identity {
+            Some(identity) => format!(";proto=https;spiffe=\"{identity}\""),
+            None => ";proto=http".to_owned(),
+        };
+        Self { client: client.into_bytes().into(), proof: proof.into_bytes().into() }
+    }
 }
 
 /// Tells the application who calls, as the last element of `forwarded` (RFC 7239), with the verified identity as its
 /// extension parameter `spiffe`. Elements of others that claim one are dropped.
-pub fn forwarded(headers: &mut Headers, client: IpAddr, identity: Option<&str>, authority: &str) {
+pub fn forwarded(headers: &mut Headers, voucher: &Voucher, authority: &str) {
     let mut others = String::new();
     for element in headers.get_all("forwarded") {
         let Ok(element) = std::str::from_utf8(element) else { continue };
@@ -109,19 +137,13 @@ pub fn forwarded(headers: &mut Headers, client: IpAddr, identity: Option<&str>, 
     headers.remove("forwarded");
     headers.push_with(b"forwarded", |value| {
         value.extend_from_slice(others.as_bytes());
-        let _ = match client {
-            IpAddr::V4(address) => write!(value, "for={address}"),
-            IpAddr::V6(address) => write!(value, "for=\"[{address}]\""),
-        };
-        if !authority.is_empty() && !authority.contains(['"', '\\']) {
-            let _ = write!(value, ";host=\"{authority}\"");
+        value.extend_from_slice(&voucher.client);
+        if !authority.is_empty() && !authority.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            value.extend_from_slice(b";host=\"");
+            value.extend_from_slice(authority.as_bytes());
+            value.push(b'"');
         }
-        match identity {
-            Some(identity) => {
-                let _ = write!(value, ";proto=https;spiffe=\"{identity}\"");
-            }
-            None => value.extend_from_slice(b";proto=http"),
-        }
+        value.extend_from_slice(&voucher.proof);
     });
 }
 

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod copy;
+pub mod decimal;
 pub mod h1;
 pub mod h2;
 pub mod head;

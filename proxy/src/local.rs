@@ -20,7 +20,7 @@ use leno_proto::policy::ServicePort;
 use leno_proto::policy::Workload;
 use parking_lot::Mutex;
 use rand::SeedableRng;
-use rand::rngs::StdRng;
+use rand::rngs::Xoshiro256PlusPlus;
 
 use crate::access_log::AccessLog;
 use crate::balance::Ewma;
@@ -78,7 +78,8 @@ pub struct Local {
     pub shared: Shared,
     pub pool: Pool,
     pub timers: Timers,
-    pub dice: RefCell<StdRng>,
+    /// For ids, jitter and choices; no secret is made of it.
+    pub dice: RefCell<Xoshiro256PlusPlus>,
     /// What runs here by a permission of our application's policy.
     pub standing: Rc<Standing>,
     turn: Cell<u64>,
@@ -102,7 +103,7 @@ impl Local {
             worker,
             pool: Pool::new(make),
             timers,
-            dice: RefCell::new(StdRng::from_rng(&mut rand::rng())),
+            dice: RefCell::new(Xoshiro256PlusPlus::from_rng(&mut rand::rng())),
             standing: Rc::default(),
             turn: Cell::new(0),
             latencies: RefCell::default(),

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub struct Standing {
 
 #[derive(Default)]
 struct Slots {
-    taken: Vec<Option<Rc<Case>>>,
+    taken: Vec<Option<Case>>,
     free: Vec<usize>,
 }
 
@@ -46,42 +46,46 @@ pub struct Facts {
     pub port: u16,
     pub ip: IpAddr,
     pub identity: Option<SpiffeId>,
-    /// Method and path without the query; `None`: a connection that carries no requests.
-    pub request: Option<(Box<str>, Box<str>)>,
+    /// `None`: a connection that carries no requests.
+    pub request: Option<Asked>,
+}
+
+/// What a request asked for. The texts are its head's own.
+pub struct Asked {
+    pub method: Cow<'static, str>,
+    /// Path and query.
+    pub target: Arc<str>,
 }
 
 struct Case {
     facts: Facts,
-    /// The policy that denies it now.
-    revoked: Cell<bool>,
-    by: RefCell<Option<Arc<str>>>,
-    waker: RefCell<Option<Waker>>,
+    /// The permission is withdrawn, by the policy that denies it now.
+    revoked: Option<Option<Arc<str>>>,
+    waker: Option<Waker>,
 }
 
 /// One permission in use; struck off when dropped.
 pub struct Stand {
     standing: Rc<Standing>,
-    case: Rc<Case>,
     slot: usize,
 }
 
 impl Standing {
     /// Between `authorize` and this there must be no await: the policy of then must be the one that is watched.
     pub fn enter(self: &Rc<Self>, facts: Facts) -> Stand {
-        let case =
-            Rc::new(Case { facts, revoked: Cell::new(false), by: RefCell::default(), waker: RefCell::default() });
+        let case = Some(Case { facts, revoked: None, waker: None });
         let slots = &mut *self.slots.borrow_mut();
         let slot = match slots.free.pop() {
             Some(slot) => {
-                slots.taken[slot] = Some(Rc::clone(&case));
+                slots.taken[slot] = case;
                 slot
             }
             None => {
-                slots.taken.push(Some(Rc::clone(&case)));
+                slots.taken.push(case);
                 slots.taken.len() - 1
             }
         };
-        Stand { standing: Rc::clone(self), case, slot }
+        Stand { standing: Rc::clone(self), slot }
     }
 
     /// Judges again whenever the policy of a port changes, until dropped.
@@ -101,7 +105,7 @@ impl Standing {
     async fn judge(&self, before: Option<&Inbound>, now: &Inbound) {
         let count = self.slots.borrow().taken.len();
         for start in (0..count).step_by(AT_ONCE) {
-            for case in self.slots.borrow().taken.iter().skip(start).take(AT_ONCE).flatten() {
+            for case in self.slots.borrow_mut().taken.iter_mut().skip(start).take(AT_ONCE).flatten() {
                 let access = access(now, case.facts.port);
                 if before.is_none_or(|before| self::access(before, case.facts.port) != access) {
                     case.judge(access);
@@ -121,21 +125,20 @@ fn access(inbound: &Inbound, port: u16) -> &Access {
 }
 
 impl Case {
-    fn judge(&self, access: &Access) {
+    fn judge(&mut self, access: &Access) {
         let Facts { ip, identity, request, .. } = &self.facts;
         let peer = Peer { identity: identity.as_ref(), ip: *ip };
         let headers = Headers::new();
         // No rule is about more of a request than this (`authorize`).
-        let view = request.as_ref().map(|(method, path)| RequestView {
+        let view = request.as_ref().map(|Asked { method, target }| RequestView {
             method,
             authority: "",
-            path,
+            path: target.split_once('?').map_or(&**target, |(path, _)| path),
             query: None,
             headers: &headers,
         });
         if let Err(denied) = authorize::authorize(access, &peer, view.as_ref()) {
-            self.by.replace(denied.origin);
-            self.revoked.set(true);
+            self.revoked = Some(denied.origin);
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -146,13 +149,14 @@ impl Case {
 impl Stand {
     /// Ready once the permission is withdrawn, with the policy that denies; `None`: none allows any more.
     pub fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<str>>> {
-        if self.case.revoked.get() {
-            return Poll::Ready(self.case.by.borrow().clone());
+        let slots = &mut *self.standing.slots.borrow_mut();
+        let Some(case) = &mut slots.taken[self.slot] else { return Poll::Pending };
+        if let Some(by) = &case.revoked {
+            return Poll::Ready(by.clone());
         }
-        let waker = &mut *self.case.waker.borrow_mut();
-        match waker {
+        match &mut case.waker {
             Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
+            None => case.waker = Some(cx.waker().clone()),
         }
         Poll::Pending
     }
@@ -170,12 +174,17 @@ pub async fn unless_revoked<T>(stand: &Stand, work: impl Future<Output = T>) -> 
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        let slots = &mut *self.standing.slots.borrow_mut();
-        slots.taken[self.slot] = None;
-        slots.free.push(self.slot);
-        if slots.free.len() == slots.taken.len() && slots.taken.len() > AT_ONCE {
-            // After a rush.
-            *slots = Slots::default();
-        }
+        let ended = {
+            let slots = &mut *self.standing.slots.borrow_mut();
+            let ended = slots.taken[self.slot].take();
+            slots.free.push(self.slot);
+            if slots.free.len() == slots.taken.len() && slots.taken.len() > AT_ONCE {
+                // After a rush.
+                *slots = Slots::default();
+            }
+            ended
+        };
+        // Its waker may be the last to know of its task, and what the task holds comes back here.
+        drop(ended);
     }
 }

@@ -127,7 +127,9 @@ impl Span {
 /// Never all zeros, which both formats forbid.
 fn random<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
     let mut bytes = [0; N];
-    rng.fill_bytes(&mut bytes);
+    for word in bytes.as_chunks_mut::<8>().0 {
+        *word = rng.next_u64().to_le_bytes();
+    }
     bytes[N - 1] |= 1;
     bytes
 }
@@ -145,7 +147,8 @@ pub struct Parent {
 /// The context in the headers. W3C wins over B3 where both are there; what does not parse counts as absent.
 pub fn extract(headers: &Headers) -> Option<Parent> {
     let text = |name| std::str::from_utf8(headers.get(name)?).ok();
-    text("traceparent")
+    headers
+        .get("traceparent")
         .and_then(w3c)
         .or_else(|| text("b3").and_then(b3_single))
         .or_else(|| b3_multi(text("x-b3-traceid")?, text("x-b3-spanid")?, text("x-b3-sampled"), text("x-b3-flags")))
@@ -173,7 +176,9 @@ pub fn inject(headers: &mut Headers, context: &Context) {
     let mut buffer = [0; 55];
     match context.format {
         Format::W3c => {
-            headers.retain(|name, _| !is_b3(name));
+            if headers.iter().any(|(name, _)| is_b3(name)) {
+                headers.retain(|name, _| !is_b3(name));
+            }
             headers.set("traceparent", write_w3c(&mut buffer, context));
         }
         Format::B3Single => {
@@ -196,25 +201,27 @@ fn is_w3c(name: &[u8]) -> bool {
 }
 
 fn is_b3(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"b3") || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"x-b3-"))
+    matches!(name, [b'b' | b'B', _] | [b'x' | b'X', b'-', ..]) && (name.eq_ignore_ascii_case(b"b3") || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"x-b3-")))
 }
 
 /// `00-{32 hex}-{16 hex}-{2 hex}`; a later version may append fields (W3C Trace Context section 3.2).
-fn w3c(text: &str) -> Option<Parent> {
-    let bytes = text.as_bytes();
-    let dashes = bytes.len() >= 55 && bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
-    let version = parse_hex::<1>(text.get(..2)?)?[0];
-    let length_fits = match version {
-        0 => bytes.len() == 55,
-        0xff => false,
-        _ => bytes.len() == 55 || bytes[55] == b'-',
-    };
-    if !dashes || !length_fits || bytes[..55].iter().any(u8::is_ascii_uppercase) {
+fn w3c(text: &[u8]) -> Option<Parent> {
+    let (known, later) = text.split_first_chunk::<55>()?;
+    if known[2] != b'-' || known[35] != b'-' || known[52] != b'-' {
         return None;
     }
-    let trace = nonzero(parse_hex::<16>(text.get(3..35)?)?)?;
-    let span = nonzero(parse_hex::<8>(text.get(36..52)?)?)?;
-    let flags = parse_hex::<1>(text.get(53..55)?)?[0];
+    let [version] = parse_hex(&known[..2], Digits::Lower)?;
+    let length_fits = match version {
+        0 => later.is_empty(),
+        0xff => false,
+        _ => later.first().is_none_or(|next| *next == b'-'),
+    };
+    if !length_fits {
+        return None;
+    }
+    let trace = nonzero(parse_hex(&known[3..35], Digits::Lower)?)?;
+    let span = nonzero(parse_hex(&known[36..52], Digits::Lower)?)?;
+    let [flags] = parse_hex(&known[53..], Digits::Lower)?;
     Some(Parent { trace, span, sampled: Some(flags & 1 == 1), format: Format::W3c })
 }
 
@@ -223,12 +230,12 @@ fn b3_single(text: &str) -> Option<Parent> {
     let mut parts = text.split('-');
     let (trace, span) = (parts.next()?, parts.next()?);
     let sampled = parts.next().and_then(decision);
-    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Single })
+    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?, sampled, format: Format::B3Single })
 }
 
 fn b3_multi(trace: &str, span: &str, sampled: Option<&str>, flags: Option<&str>) -> Option<Parent> {
     let sampled = if flags == Some("1") { Some(true) } else { sampled.and_then(decision) };
-    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span)?)?, sampled, format: Format::B3Multi })
+    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?, sampled, format: Format::B3Multi })
 }
 
 /// 128 bits, or 64 that are padded on the left.
@@ -236,36 +243,74 @@ fn b3_trace(text: &str) -> Option<[u8; 16]> {
     match text.len() {
         16 => {
             let mut trace = [0; 16];
-            trace[8..].copy_from_slice(&parse_hex::<8>(text)?);
+            trace[8..].copy_from_slice(&parse_hex::<8>(text.as_bytes(), Digits::Any)?);
             nonzero(trace)
         }
-        _ => nonzero(parse_hex(text)?),
+        _ => nonzero(parse_hex(text.as_bytes(), Digits::Any)?),
     }
 }
 
 fn nonzero<const N: usize>(bytes: [u8; N]) -> Option<[u8; N]> {
-    bytes.iter().any(|b| *b != 0).then_some(bytes)
+    (bytes != [0; N]).then_some(bytes)
 }
 
-fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
+/// Which digits above nine are taken: W3C knows the lower case alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Digits {
+    Any,
+    Lower,
+}
+
+fn parse_hex<const N: usize>(text: &[u8], digits: Digits) -> Option<[u8; N]> {
+    let pairs = text.as_chunks::<2>().0;
+    if text.len() != 2 * N {
         return None;
     }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |c: u8| (c as char).to_digit(16);
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    // What was met, looked at once at the end.
+    let mut met = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (VALUE[usize::from(*high)], VALUE[usize::from(*low)]);
+        met |= high | low;
+        *byte = (high << 4) | (low & 15);
     }
-    Some(bytes)
+    let taken = met & OTHER == 0 && (digits == Digits::Any || met & UPPER == 0);
+    taken.then_some(bytes)
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const UPPER: u8 = 0x20;
+const OTHER: u8 = 0x80;
+
+/// What each byte is worth as a digit, in the lower four bits.
+static VALUE: [u8; 256] = {
+    let mut value = [OTHER; 256];
+    let mut n = 0;
+    while n < 16 {
+        let digit = DIGITS[n];
+        if digit.is_ascii_lowercase() {
+            value[digit.to_ascii_uppercase() as usize] = n as u8 | UPPER;
+        }
+        value[digit as usize] = n as u8;
+        n += 1;
+    }
+    value
+};
+
+/// The two digits of each byte.
+static PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut n = 0;
+    while n < 256 {
+        pairs[n] = [DIGITS[n >> 4], DIGITS[n & 15]];
+        n += 1;
+    }
+    pairs
+};
 
 fn write_hex(out: &mut [u8], bytes: &[u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = PAIRS[usize::from(*byte)];
     }
 }
 

@@ -45,12 +45,16 @@ pub(super) fn of(headers: &Headers) -> Case {
 }
 
 /// The other end. Call it for messages that began as HTTP/1 only; `names` empty means canonical.
-pub(super) fn restore(headers: &mut Headers, names: &str) {
-    if names == "l" {
+pub(super) fn restore(headers: &mut Headers, names: &[u8]) {
+    if names == b"l" {
         return;
     }
-    headers.change_case(|name| match names.split(',').find(|odd| odd.as_bytes().eq_ignore_ascii_case(name)) {
-        Some(odd) => name.copy_from_slice(odd.as_bytes()),
+    let odd = |name: &[u8]| match names.is_empty() {
+        true => None,
+        false => names.split(|byte| *byte == b',').find(|odd| odd.eq_ignore_ascii_case(name)),
+    };
+    headers.change_case(|name| match odd(name) {
+        Some(odd) => name.copy_from_slice(odd),
         None => {
             let mut start = true;
             for byte in name {

@@ -21,9 +21,9 @@ pub(super) fn write(value: &mut Vec<u8>, phrase: &[u8]) {
 }
 
 /// The other end. `None`: not what `write` writes.
-pub(super) fn read(part: &str) -> Option<Vec<u8>> {
+pub(super) fn read(part: &[u8]) -> Option<Vec<u8>> {
     let mut phrase = Vec::new();
-    let mut bytes = part.bytes();
+    let mut bytes = part.iter().copied();
     while let Some(byte) = bytes.next() {
         let byte = match byte {
             b'%' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,

@@ -4,6 +4,7 @@ use leno_proto::request::Headers;
 
 use crate::edge;
 use crate::edge::Hop;
+use crate::edge::Voucher;
 use crate::http::head::Version;
 
 fn headers(fields: &[(&str, &str)]) -> Headers {
@@ -86,7 +87,7 @@ fn a_reason_phrase_survives_the_hop_and_never_brings_a_line_end() {
 #[test]
 fn the_caller_is_the_last_element_and_forged_identities_are_gone() {
     let mut forged = headers(&[("Forwarded", "for=1.2.3.4;spiffe=\"spiffe://evil/x\""), ("Forwarded", "for=9.9.9.9")]);
-    edge::forwarded(&mut forged, [10, 0, 0, 7].into(), None, "orders");
+    edge::forwarded(&mut forged, &Voucher::new([10, 0, 0, 7].into(), None), "orders");
     assert_eq!(
         fields(&forged),
         [("forwarded".to_owned(), "for=9.9.9.9, for=10.0.0.7;host=\"orders\";proto=http".to_owned())]

@@ -16,6 +16,7 @@ use crate::answer;
 use crate::answer::Caller as Speaks;
 use crate::edge;
 use crate::edge::Hop;
+use crate::edge::Voucher;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::error::Reason;
@@ -52,6 +53,7 @@ use crate::standing::Stand;
 pub(crate) struct Requests {
     pub(crate) local: Rc<Local>,
     pub(crate) caller: Caller,
+    voucher: Voucher,
     /// The application's port, as metrics and logs print it.
     service: Arc<str>,
 }
@@ -97,7 +99,8 @@ impl Service for Requests {
 impl Requests {
     pub(crate) fn new(local: &Rc<Local>, caller: Caller) -> Self {
         let service = caller.app.port().to_string().into();
-        Self { local: Rc::clone(local), caller, service }
+        let voucher = Voucher::new(caller.address.ip(), caller.identity.as_ref().map(|identity| identity.as_str()));
+        Self { local: Rc::clone(local), caller, voucher, service }
     }
 
     /// Also the way of a request that our own application sends to itself: the same rules, without a socket between.
@@ -147,8 +150,7 @@ impl Requests {
     fn edge(&self, head: &mut RequestHead) -> Option<Hop> {
         let hop = self.caller.identity.as_ref().and_then(|_| Hop::take(&mut head.headers));
         edge::strip(&mut head.headers);
-        let identity = self.caller.identity.as_ref().map(|identity| identity.as_str());
-        edge::forwarded(&mut head.headers, self.caller.address.ip(), identity, &head.authority);
+        edge::forwarded(&mut head.headers, &self.voucher, &head.authority);
         hop
     }
 
@@ -160,8 +162,7 @@ impl Requests {
 
     /// The same permission for as long as the request runs.
     fn stand(&self, head: &RequestHead) -> Stand {
-        let view = head.view();
-        let request = Some((view.method.into(), view.path.into()));
+        let request = Some(standing::Asked { method: head.method.clone(), target: Arc::clone(&head.target) });
         let Caller { address, identity, app } = &self.caller;
         let facts = Facts { port: app.port(), ip: address.ip(), identity: identity.clone(), request };
         self.local.standing.enter(facts)

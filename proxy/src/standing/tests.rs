@@ -45,7 +45,7 @@ fn denying(paths: &[&str]) -> Access {
 }
 
 fn facts(path: Option<&str>) -> Facts {
-    let request = path.map(|path| ("GET".into(), path.into()));
+    let request = path.map(|path| Asked { method: "GET".into(), target: path.into() });
     Facts { port: 8080, ip: [10, 0, 0, 1].into(), identity: None, request }
 }
 
@@ -57,7 +57,7 @@ async fn is_revoked(stand: &Stand) -> bool {
 async fn only_what_is_not_allowed_any_more_ends() {
     let standing = Rc::new(Standing::default());
     let (secret, open, bytes) =
-        (standing.enter(facts(Some("/secret"))), standing.enter(facts(Some("/open"))), standing.enter(facts(None)));
+        (standing.enter(facts(Some("/secret?of=all"))), standing.enter(facts(Some("/open"))), standing.enter(facts(None)));
     let before = inbound(Access::default());
     standing.judge(Some(&before), &inbound(denying(&["/secret"]))).await;
     assert!(is_revoked(&secret).await);

@@ -5,6 +5,7 @@ use bytes::BufMut;
 use bytes::BytesMut;
 use leno_proto::request::Headers;
 
+use crate::http::decimal;
 use crate::http::h1::fields::is_connection_level;
 use crate::http::h1::fields::is_token;
 use crate::http::h1::parse::Framing;
@@ -153,7 +154,7 @@ fn fields(headers: &Headers, length: Option<u64>, out: &mut BytesMut) -> Result<
             }
             written.length = true;
             put(out, &[name, b": "]);
-            decimal(length, out);
+            decimal::put(length, out);
             out.put_slice(b"\r\n");
             continue;
         }
@@ -167,22 +168,8 @@ fn fields(headers: &Headers, length: Option<u64>, out: &mut BytesMut) -> Result<
 
 fn content_length(length: u64, out: &mut BytesMut) {
     out.put_slice(b"Content-Length: ");
-    decimal(length, out);
+    decimal::put(length, out);
     out.put_slice(b"\r\n");
-}
-
-fn decimal(mut n: u64, out: &mut BytesMut) {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 || at == 0 {
-            break;
-        }
-    }
-    out.put_slice(&digits[at..]);
 }
 
 /// No early exit, so that the compiler can look at many bytes at once.
