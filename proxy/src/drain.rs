@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod tests;
 
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use rand::Rng;
@@ -118,5 +122,35 @@ impl Watch {
     /// Returns once the phase is `phase` or a later one. Where the `Drain` is gone, the proxy ends: that is `Forced`.
     pub async fn reached(&mut self, phase: Phase) {
         let _ = self.0.wait_for(|current| *current >= phase).await;
+    }
+
+    /// The same, for those who ask again and again.
+    pub fn when_reached(self, phase: Phase) -> Reached {
+        let mut wait = self.clone();
+        Reached { news: self.0, wait: Box::pin(async move { wait.reached(phase).await }), waker: None }
+    }
+}
+
+/// Ready once a phase is reached. The channel is asked only where there is news, or somebody else to wake.
+pub struct Reached {
+    news: watch::Receiver<Phase>,
+    wait: Pin<Box<dyn Future<Output = ()>>>,
+    waker: Option<Waker>,
+}
+
+impl Future for Reached {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if known && matches!(self.news.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        self.news.borrow_and_update();
+        let polled = self.wait.as_mut().poll(cx);
+        if polled.is_pending() && !known {
+            self.waker = Some(cx.waker().clone());
+        }
+        polled
     }
 }

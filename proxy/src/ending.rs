@@ -141,7 +141,7 @@ impl Ending {
             return;
         }
         let shared = &self.local.shared;
-        let sampling = shared.state.load().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
+        let sampling = self.local.snapshot().config.as_ref().map_or(0, |config| config.tracing.sampling_ppm);
         let span = Span::begin(&mut head.headers, sampling, &shared.tracing, &mut *self.local.dice.borrow_mut());
         if span.context.sampled {
             self.traced = Some(Box::new(Traced::new(span, head)));

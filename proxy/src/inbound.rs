@@ -149,7 +149,7 @@ pub(crate) struct PortPolicy {
 
 /// Without any policy yet nothing is forwarded.
 pub(crate) fn policy(local: &Local, port: u16) -> Result<PortPolicy, Error> {
-    let inbound = local.shared.state.load().inbound.clone().ok_or_else(|| Error::Because {
+    let inbound = local.snapshot().inbound.clone().ok_or_else(|| Error::Because {
         reason: Reason::UnknownPort,
         detail: "this proxy has no inbound policy yet".to_owned(),
     })?;

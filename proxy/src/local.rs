@@ -39,6 +39,7 @@ use crate::pool::Pool;
 use crate::quick::Table;
 use crate::retry::Kind;
 use crate::standing::Standing;
+use crate::state::Snapshot;
 use crate::state::State;
 use crate::timer::Timers;
 use crate::tls::Tls;
@@ -72,6 +73,27 @@ pub struct Shared {
 /// Direction, service and route.
 type Series = (Direction, Arc<str>, Arc<str>);
 
+/// The counters that were asked for last, found by where their names lie: a request's names are its policy's own texts.
+#[derive(Default)]
+struct Recent([Option<(Series, Arc<metrics::Requests>)>; 16]);
+
+impl Recent {
+    fn slot(direction: Direction, service: &Arc<str>, route: &Arc<str>) -> usize {
+        let spread = |text: &Arc<str>| text.as_ptr() as usize >> 4;
+        (spread(service) ^ spread(route) ^ direction as usize) % 16
+    }
+
+    fn find(&self, direction: Direction, service: &Arc<str>, route: &Arc<str>) -> Option<&Arc<metrics::Requests>> {
+        let ((d, s, r), found) = self.0[Self::slot(direction, service, route)].as_ref()?;
+        (*d == direction && Arc::ptr_eq(s, service) && Arc::ptr_eq(r, route)).then_some(found)
+    }
+
+    fn keep(&mut self, direction: Direction, service: &Arc<str>, route: &Arc<str>, found: &Arc<metrics::Requests>) {
+        let series = (direction, Arc::clone(service), Arc::clone(route));
+        self.0[Self::slot(direction, service, route)] = Some((series, Arc::clone(found)));
+    }
+}
+
 /// What one worker has for itself.
 pub struct Local {
     pub worker: usize,
@@ -83,9 +105,12 @@ pub struct Local {
     /// What runs here by a permission of our application's policy.
     pub standing: Rc<Standing>,
     turn: Cell<u64>,
+    /// The policy of now, looked up anew when its version has moved.
+    snapshot: RefCell<Arc<Snapshot>>,
     /// By the address of the record that all workers share, which `Weak` keeps from being another's.
     latencies: RefCell<Table<usize, (Weak<EndpointShared>, Ewma)>>,
     requests: RefCell<Table<Series, Arc<metrics::Requests>>>,
+    recent: RefCell<Recent>,
     pools: RefCell<Table<Arc<str>, Arc<metrics::Pool>>>,
 }
 
@@ -106,8 +131,10 @@ impl Local {
             dice: RefCell::new(Xoshiro256PlusPlus::from_rng(&mut rand::rng())),
             standing: Rc::default(),
             turn: Cell::new(0),
+            snapshot: RefCell::new(shared.state.load()),
             latencies: RefCell::default(),
             requests: RefCell::default(),
+            recent: RefCell::default(),
             pools: RefCell::default(),
             shared,
         })
@@ -119,6 +146,8 @@ impl Local {
             || self.latencies.try_borrow().is_err()
             || self.requests.try_borrow().is_err()
             || self.pools.try_borrow().is_err()
+            || self.recent.try_borrow().is_err()
+            || self.snapshot.try_borrow().is_err()
             || self.standing.is_borrowed()
             || self.timers.is_borrowed()
             || self.pool.is_borrowed()
@@ -140,6 +169,8 @@ impl Local {
         loop {
             self.timers.sleep(Duration::from_secs(1)).await;
             self.pool.sweep(Instant::now());
+            // An idle worker holds no policy of the past either.
+            self.snapshot();
             let now = (self.shared.state.version(), self.shared.tls.generation());
             if now.0 != version {
                 self.evict_strangers();
@@ -155,7 +186,7 @@ impl Local {
 
     /// Closes the connections to endpoints that policy does not name any more.
     fn evict_strangers(&self) {
-        let snapshot = self.shared.state.load();
+        let snapshot = self.snapshot();
         let members = snapshot.targets().flat_map(|target| &target.members).map(|member| &member.shared.identity);
         let known: HashSet<(&str, SocketAddr)> = members.map(|key| (&*key.uid, key.address)).collect();
         self.pool.evict(|key| {
@@ -164,12 +195,25 @@ impl Local {
         });
     }
 
+    /// The policy of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        let mut held = self.snapshot.borrow_mut();
+        if held.version != self.shared.state.version() {
+            *held = self.shared.state.load();
+        }
+        Arc::clone(&held)
+    }
+
     /// This worker's counters for a service and route. The names come from policy: the table is as large as policy is.
     pub fn requests(&self, direction: Direction, service: &Arc<str>, route: &Arc<str>) -> Arc<metrics::Requests> {
+        if let Some(found) = self.recent.borrow().find(direction, service, route) {
+            return Arc::clone(found);
+        }
         let key = (direction, Arc::clone(service), Arc::clone(route));
         let mut table = self.requests.borrow_mut();
         let found =
             table.entry(key).or_insert_with(|| self.shared.metrics.requests(direction, service, route, self.worker));
+        self.recent.borrow_mut().keep(direction, service, route, found);
         Arc::clone(found)
     }
 
@@ -180,6 +224,9 @@ impl Local {
 
     pub fn pool_metrics(&self, service: &Arc<str>) -> Arc<metrics::Pool> {
         let mut table = self.pools.borrow_mut();
+        if let Some(found) = table.get(service) {
+            return Arc::clone(found);
+        }
         let found = table.entry(Arc::clone(service)).or_insert_with(|| self.shared.metrics.pool(service, self.worker));
         Arc::clone(found)
     }

@@ -117,8 +117,7 @@ async fn http(
         },
     };
     let requests = Rc::new(Requests { local: Rc::clone(local), place, peer });
-    let mut drain = local.shared.drain.clone();
-    let drained = async move { drain.reached(crate::drain::Phase::Forced).await };
+    let drained = local.shared.drain.clone().when_reached(crate::drain::Phase::Forced);
     match sniffed {
         Sniff::Http1 => {
             let stream = Stream { io: Io::Tcp(stream), read: early };

@@ -9,6 +9,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +94,14 @@ pub enum Limits {
 }
 
 impl Limits {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Traffic(ours), Self::Traffic(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Self::Application(ours), Self::Application(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Self::Traffic(_), Self::Application(_)) | (Self::Application(_), Self::Traffic(_)) => false,
+        }
+    }
+
     pub fn connection(&self) -> &Connection {
         match self {
             Self::Traffic(traffic) => &traffic.connection,
@@ -132,7 +141,7 @@ pub enum Take {
 /// An HTTP/1 connection to send one request on, and its way home.
 pub struct Http1 {
     pub client: h1::Client,
-    pub home: Rc<dyn h1::Home>,
+    pub home: Box<dyn h1::Home>,
     /// Used before: the server may be closing it as we speak.
     pub reused: bool,
 }
@@ -155,14 +164,14 @@ impl Pool {
         Self { lanes: RefCell::default(), make: Rc::new(make), bell: Arc::default() }
     }
 
-    /// An idle connection, else a new one, else the next that comes back before `deadline`.
-    pub async fn http1(&self, way: &Way, take: Take, deadline: Instant) -> Result<Http1, Error> {
+    /// An idle connection, else a new one, else the next that comes back before `deadline`. It is `now`.
+    pub async fn http1(&self, way: &Way, take: Take, now: Instant, deadline: Instant) -> Result<Http1, Error> {
         let lane = self.lane(way);
-        let started = Instant::now();
-        if let Some(kept) = lane.take_idle(started, take) {
+        if let Some(kept) = lane.take_idle(now, take) {
             way.metrics.acquire.record(Duration::ZERO);
-            return Ok(lane.lend(kept, way, Reused::Yes));
+            return Ok(lane.lend(kept, way, Reused::Yes, now));
         }
+        let started = now;
         let mut free = way.gate.try_acquire();
         if free.is_none() && take == Take::Fresh && lane.give_up() {
             free = way.gate.try_acquire();
@@ -178,7 +187,7 @@ impl Pool {
                     biased;
                     Ok(kept) = returned => {
                         way.metrics.acquire.record(started.elapsed());
-                        return Ok(lane.lend(kept, way, Reused::Yes));
+                        return Ok(lane.lend(kept, way, Reused::Yes, Instant::now()));
                     }
                     permit = way.gate.acquire(way.limits.connection().max_pending) => way.granted(permit, started)?,
                     () = tokio::time::sleep_until(until) => return Err(way.late(started)),
@@ -192,11 +201,15 @@ impl Pool {
     }
 
     /// A stream's place on a connection that is shared by many.
-    pub async fn http2(&self, way: &Way, deadline: Instant) -> Result<Stream, Error> {
+    pub async fn http2(&self, way: &Way, now: Instant, deadline: Instant) -> Result<Stream, Error> {
         let lane = self.lane(way);
-        let started = Instant::now();
-        // A place that is there at once, as nearly always, costs no timer.
-        match self.make.timers.timeout_at(deadline.into(), lane.stream(self, way)).await {
+        // As nearly always.
+        if let Some(stream) = lane.stream_at_once(self, way, now) {
+            way.metrics.acquire.record(Duration::ZERO);
+            return Ok(stream);
+        }
+        let started = now;
+        match self.make.timers.timeout_at(deadline.into(), pin!(lane.stream(self, way))).await {
             Some(stream) => {
                 way.metrics.acquire.record(started.elapsed());
                 stream

@@ -75,23 +75,27 @@ impl Timers {
         self.0.0.try_borrow().is_err()
     }
 
-    /// What the future gives, or `None` when it takes longer.
-    pub async fn timeout<F: Future>(&self, after: Duration, future: F) -> Option<F::Output> {
-        self.timeout_at(Instant::now() + after, future).await
+    /// What the future gives, or `None` when it takes longer, from when it first has to wait.
+    pub fn timeout<F: Future>(&self, after: Duration, future: F) -> impl Future<Output = Option<F::Output>> {
+        timed(move || self.sleep(after), future)
     }
 
-    pub async fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        let mut sleep = None;
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-            // What is ready at once costs no timer.
-            sleep.get_or_insert_with(|| self.sleep_until(deadline)).poll_elapsed(cx).map(|()| None)
-        })
-        .await
+    pub fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> impl Future<Output = Option<F::Output>> {
+        timed(move || self.sleep_until(deadline), future)
     }
+}
+
+/// What is ready at once costs no timer, and no look at the clock.
+async fn timed<F: Future>(set: impl Fn() -> Sleep, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut sleep = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        sleep.get_or_insert_with(&set).poll_elapsed(cx).map(|()| None)
+    })
+    .await
 }
 
 impl Drop for Handle {

@@ -43,13 +43,13 @@ impl Application {
         &self.way
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.app.limits.acquire_timeout
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        now + self.app.limits.acquire_timeout
     }
 
     /// A connection for one tunnel.
     pub(super) async fn open(&self, local: &Rc<Local>, permit: &Permit) -> Result<Opened, Error> {
-        local.pool.open(self.way(permit), self.deadline()).await.map_err(as_application)
+        local.pool.open(self.way(permit), self.deadline(Instant::now())).await.map_err(as_application)
     }
 }
 

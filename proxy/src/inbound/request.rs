@@ -114,7 +114,7 @@ impl Requests {
         let version = self.version(&policy, &head, hop.as_ref());
         let wire = if version == Version::Http2 { Wire::Http2 } else { Wire::Http1 };
         let application = Application::new(&self.local, &self.caller, &policy, wire);
-        if !application.app.admits(self.caller.identity.as_ref(), Instant::now()) {
+        if !application.app.admits(self.caller.identity.as_ref(), ending.started()) {
             return Err(Error::RateLimited(application.app.name.clone()));
         }
         match application.app.requests.try_acquire() {
@@ -191,23 +191,24 @@ impl Requests {
     ) -> Result<Answered<'c>, Error> {
         let way = application.way(permit);
         let pool = &self.local.pool;
-        application.app.retries.deposit(Instant::now());
+        let mut now = ending.started();
+        application.app.retries.deposit(now);
         let mut take = Take::of(is_idempotent(head), &body);
         loop {
             let mut reused = false;
             let sent = match way.key.wire {
                 Wire::Http2 => {
-                    let stream = pool.http2(way, application.deadline()).await.map_err(app::as_application)?;
+                    let stream = pool.http2(way, now, application.deadline(now)).await.map_err(app::as_application)?;
                     let sent = stream.client.exchange(stream.slot, head, body, interim).await;
                     sent.map(|(head, body)| Answered { head, body, tunnel: None })
                 }
                 Wire::Http1 if head.headers.contains("upgrade") => {
                     let opened = application.open(&self.local, permit).await?;
                     let client = h1::Client::new(opened.io, Some(Box::new(opened.guard)));
-                    client.exchange(head, body, interim, Rc::new(NoHome)).await
+                    client.exchange(head, body, interim, Box::new(NoHome)).await
                 }
                 Wire::Http1 | Wire::Hop | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
-                    let lease = pool.http1(way, take, application.deadline()).await.map_err(app::as_application)?;
+                    let lease = pool.http1(way, take, now, application.deadline(now)).await.map_err(app::as_application)?;
                     reused = lease.reused;
                     lease.client.exchange(head, body, interim, lease.home).await
                 }
@@ -218,7 +219,7 @@ impl Requests {
             };
             let ended = Ended::Failed { reason, never_processed, reused, answered };
             match returned.filter(|_| self.repeats(application, head, ended, ending)) {
-                Some(returned) => (body, take) = (returned, Take::Fresh),
+                Some(returned) => (body, take, now) = (returned, Take::Fresh, Instant::now()),
                 None => {
                     let reason = match reason {
                         Reason::ResetBeforeResponse => Reason::AppReset,
@@ -258,7 +259,7 @@ fn is_idempotent(head: &RequestHead) -> bool {
 struct NoHome;
 
 impl h1::Home for NoHome {
-    fn keep(&self, client: h1::Client) {
+    fn keep(self: Box<Self>, client: h1::Client) {
         drop(client);
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn verdict(
     replay: &Replay<'_>,
     course: &mut Course,
     local: &Local,
+    now: Instant,
 ) -> Option<Duration> {
     let (ended, replayable) = match outcome {
         Ok(answered) => (ended(&answered.head.headers, answered.head.status), replay.can(None)),
@@ -88,7 +89,6 @@ pub(super) fn verdict(
             (ended, replay.can(failed.body.as_ref()))
         }
     };
-    let now = Instant::now();
     let remaining = course.deadline.map(|deadline| deadline.saturating_duration_since(now));
     let asked = Asked { idempotent: is_idempotent(head), replayable, remaining };
     let shared = &chosen.target.shared;

@@ -69,7 +69,7 @@ async fn exchange(
         Ok(answered) => outcome_of(&answered.head),
         Err(failed) => outcome_of_reason(failed.reason),
     };
-    pick::record(local, &mirror.target, &choice, seen, Some(started.elapsed()));
+    pick::record(local, &mirror.target, &choice, seen, Some(started.elapsed()), Instant::now());
     let mut answered = answered.map_err(|failed| failed.into_error(choice.member().shared.identity.address))?;
     while let Some(data) = answered.body.data().await {
         data.map_err(|reason| Error::Because { reason, detail: "the answer to a copy was cut".into() })?;

@@ -30,6 +30,8 @@ pub(super) struct Choice {
     target: Arc<Target>,
     /// Which connection the attempt may have.
     pub(super) take: Take,
+    /// When it was made.
+    pub(super) at: Instant,
     in_flight: InFlight,
     /// This attempt finds out whether an ejected endpoint is well again.
     probe: Option<Probe>,
@@ -63,12 +65,18 @@ pub(super) fn pick(
     let Picked { index, probe } = balance::pick(&choice, latency, &mut *local.dice.borrow_mut())
         .ok_or_else(|| Error::NoEndpoints(target.name.clone()))?;
     let in_flight = InFlight::begin(&target.members[index].shared);
-    Ok(Choice { index, target: Arc::clone(target), take: Take::Any, in_flight, probe })
+    Ok(Choice { index, target: Arc::clone(target), take: Take::Any, at: now, in_flight, probe })
 }
 
 /// What an attempt told about its endpoint.
-pub(super) fn record(local: &Rc<Local>, target: &Target, choice: &Choice, outcome: Outcome, took: Option<Duration>) {
-    let now = Instant::now();
+pub(super) fn record(
+    local: &Rc<Local>,
+    target: &Target,
+    choice: &Choice,
+    outcome: Outcome,
+    took: Option<Duration>,
+    now: Instant,
+) {
     if let (Outcome::Success, Some(took)) = (outcome, took) {
         local.observe(&choice.member().shared, took, decay(target), now);
     }

@@ -53,7 +53,7 @@ pub(super) async fn of(local: &Rc<Local>, front: &Front, stream: &TcpStream) -> 
 }
 
 async fn address_of(local: &Rc<Local>, address: SocketAddr) -> Result<Place, Error> {
-    let config = local.shared.state.load().config.clone();
+    let config = local.snapshot().config.clone();
     let within = |address: SocketAddr| {
         config.as_ref().is_none_or(|config| config.mesh_networks.iter().any(|net| net.contains(&address.ip())))
     };
@@ -103,7 +103,7 @@ fn unknown(service: &Service, name: &ServicePort) -> String {
 }
 
 fn discovery_timeout(local: &Local) -> Duration {
-    local.shared.state.load().config.as_ref().map_or(DISCOVERY_TIMEOUT, |config| config.discovery_timeout)
+    local.snapshot().config.as_ref().map_or(DISCOVERY_TIMEOUT, |config| config.discovery_timeout)
 }
 
 fn pod(local: &Local, workload: &Workload, address: SocketAddr) -> Place {
@@ -161,7 +161,7 @@ impl Place {
     pub(super) fn renewed(&self, local: &Local) -> Self {
         match self {
             Self::Service { service, name } => {
-                let now = local.shared.state.load().service(&name.service).cloned();
+                let now = local.snapshot().service(&name.service).cloned();
                 Self::Service { service: now.unwrap_or_else(|| Arc::clone(service)), name: name.clone() }
             }
             Self::Workload { .. } | Self::Outside(_) => self.clone(),

@@ -133,7 +133,7 @@ impl Requests {
         ending.count();
         let admission = self.admit(&chosen, ending).await?;
         let body = mirror::send(self, &mut chosen, &head, body);
-        let started = Instant::now();
+        let admission = admission.map(|admission| (admission, Instant::now()));
         let outcome = {
             // Pinned here: handed on by value, a future is copied at each step, and this one is large.
             let attempts = pin!(self.attempts(&chosen, &mut head, body, interim, ending));
@@ -142,7 +142,7 @@ impl Requests {
                 None => attempts.await,
             }
         };
-        if let Some(admission) = admission {
+        if let Some((admission, started)) = admission {
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
                 Err(error) => outcome_of_error(error),
@@ -204,16 +204,16 @@ impl Requests {
         ending: &mut Ending,
     ) -> Result<Answered<'c>, Error> {
         let target = &chosen.target;
-        target.shared.retries.deposit(Instant::now());
-        target.shared.transport_retries.deposit(Instant::now());
         let mut replay = Replay::prepare(body, &chosen.policy.retries).await?;
         let mut tried: Vec<usize> = Vec::new();
-        let patience = chosen.policy.timeouts.request.map(|most| most.saturating_sub(ending.started().elapsed()));
-        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut now = Instant::now();
+        target.shared.retries.deposit(now);
+        target.shared.transport_retries.deposit(now);
+        let deadline = chosen.policy.timeouts.request.map(|most| ending.started() + most);
         let mut course = Course { spent: Spent::default(), deadline, last: None };
         loop {
             let body = replay.body().ok_or(Error::ClientGone)?;
-            let mut choice = pick::pick(&self.local, target, &tried, Instant::now(), chosen.hash)?;
+            let mut choice = pick::pick(&self.local, target, &tried, now, chosen.hash)?;
             choice.take = match course.last {
                 Some(Retry::IdleRace | Retry::IdleReset) => Take::Fresh,
                 Some(Retry::NeverProcessed | Retry::Policy | Retry::Refused) | None => {
@@ -225,19 +225,18 @@ impl Requests {
                 (identity.address, identity.expected.is_some())
             };
             ending.attempt(address, if expected { Tls::Mtls } else { Tls::Plaintext }, head);
-            let started = Instant::now();
-            let spent = ending.started().elapsed();
-            let left = chosen.policy.timeouts.request.map(|most| most.saturating_sub(spent));
+            let (started, left) = (now, deadline.map(|deadline| deadline.saturating_duration_since(now)));
             let hop = Hop { version: head.version, attempt: ending.tries, deadline: left, phrase: Vec::new() };
             let outcome = self.try_at(chosen, &choice, hop, head, body, interim).await;
+            now = Instant::now();
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
                 // The connection was old: that says nothing of the endpoint.
                 Err(failed) if failed.is_stale() => Outcome::Neutral,
                 Err(failed) => outcome_of_reason(failed.reason),
             };
-            pick::record(&self.local, target, &choice, seen, Some(started.elapsed()));
-            let verdict = again::verdict(chosen, head, &outcome, &replay, &mut course, &self.local);
+            pick::record(&self.local, target, &choice, seen, Some(now.saturating_duration_since(started)), now);
+            let verdict = again::verdict(chosen, head, &outcome, &replay, &mut course, &self.local, now);
             match (outcome, verdict) {
                 (Ok(mut answered), None) => {
                     if let Some(tunnel) = &mut answered.tunnel {
@@ -261,6 +260,7 @@ impl Requests {
                     }
                     drop(choice);
                     self.local.timers.sleep(wait).await;
+                    now = Instant::now();
                 }
             }
         }
@@ -285,7 +285,7 @@ impl Requests {
     /// The inbound story of this very proxy, where the endpoint is our own pod: nothing would redirect a connection that
     /// we open to ourselves.
     fn ourselves(&self, member: &Member) -> Option<inbound::request::Requests> {
-        let snapshot = self.local.shared.state.load();
+        let snapshot = self.local.snapshot();
         let own = snapshot.inbound.as_ref().filter(|own| own.uid == member.endpoint.uid)?;
         let app = *member.endpoint.addresses.first()?;
         let caller = inbound::Caller { address: self.peer, identity: Some(own.identity.clone()), app };
@@ -329,12 +329,12 @@ impl Requests {
             hop.write(&mut head.headers);
         }
         let pool = &self.local.pool;
-        let deadline = Instant::now() + chosen.target.policy.connection.acquire_timeout;
+        let (now, patience) = (choice.at, chosen.target.policy.connection.acquire_timeout);
         let timeouts = &chosen.policy.timeouts;
         let first_byte = [timeouts.per_try, timeouts.first_byte].into_iter().flatten().min();
         match way.key.wire {
             Wire::Hop | Wire::Http2 => {
-                let stream = match pool.http2(&way, deadline).await {
+                let stream = match pool.http2(&way, now, now + patience).await {
                     Ok(stream) => stream,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
@@ -343,7 +343,7 @@ impl Requests {
                 Ok(Answered { head, body, tunnel: None })
             }
             Wire::Http1 if need != Need::Upgrade => {
-                let lease = match pool.http1(&way, choice.take, deadline).await {
+                let lease = match pool.http1(&way, choice.take, now, now + patience).await {
                     Ok(lease) => lease,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
@@ -351,12 +351,12 @@ impl Requests {
                 self.within(first_byte, exchange).await.map_err(|failed| Failed { reused: lease.reused, ..failed })
             }
             Wire::Http1 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
-                let opened = match pool.open(&way, deadline).await {
+                let opened = match pool.open(&way, now + patience).await {
                     Ok(opened) => opened,
                     Err(error) => return Err(Failed::unsent(error, body)),
                 };
                 let client = h1::Client::new(opened.io, Some(Box::new(opened.guard)));
-                let exchange = pin!(client.exchange(head, body, interim, Rc::new(NoHome)));
+                let exchange = pin!(client.exchange(head, body, interim, Box::new(NoHome)));
                 self.within(first_byte, exchange).await
             }
         }
@@ -445,7 +445,7 @@ impl<'c> From<SendError<'c>> for Failed<'c> {
 struct NoHome;
 
 impl h1::Home for NoHome {
-    fn keep(&self, client: h1::Client) {
+    fn keep(self: Box<Self>, client: h1::Client) {
         drop(client);
     }
 }

@@ -127,7 +127,7 @@ async fn open(local: &Rc<Local>, place: &Place, peer: SocketAddr) -> Result<Upst
         ending.tls = if way.key.identity.is_some() { Tls::Mtls } else { Tls::Plaintext };
         let opened = local.pool.open(&way, deadline).await;
         let outcome = if opened.is_ok() { Outcome::Success } else { Outcome::TransportFailure };
-        pick::record(local, &target, &choice, outcome, None);
+        pick::record(local, &target, &choice, outcome, None, Instant::now());
         match opened {
             Ok(opened) => {
                 ending.keep(opened.guard);

@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 
 use crate::http::h1;
 use crate::net;
+use crate::pool::lane::Berth;
 
 /// It keeps its permit: it is open.
 pub(super) struct Idle {
     pub(super) client: h1::Client,
-    pub(super) watch: Watch,
+    pub(super) berth: Box<Berth>,
 }
 
 /// Stays with its connection for life.
@@ -55,16 +56,16 @@ impl Watch {
 impl Idle {
     /// From now on whatever happens to it rings.
     pub(super) fn listen(&self) {
-        self.watch.bell.rung.store(false, Ordering::Relaxed);
+        self.berth.watch.bell.rung.store(false, Ordering::Relaxed);
         if let Some(tcp) = self.client.tcp()
-            && net::poll_unquiet(tcp, &mut Context::from_waker(&self.watch.waker)).is_ready()
+            && net::poll_unquiet(tcp, &mut Context::from_waker(&self.berth.watch.waker)).is_ready()
         {
-            self.watch.waker.wake_by_ref();
+            self.berth.watch.waker.wake_by_ref();
         }
     }
 
     pub(super) fn has_rung(&self) -> bool {
-        self.watch.bell.rung.load(Ordering::Relaxed)
+        self.berth.watch.bell.rung.load(Ordering::Relaxed)
     }
 
     /// Asks the kernel.

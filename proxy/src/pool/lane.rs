@@ -107,7 +107,9 @@ impl Lane {
 
     /// Policy may have changed since the lane was made.
     pub(super) fn obey(&self, way: &Way) {
-        self.limits.replace(way.limits.clone());
+        if !self.limits.borrow().is_same(&way.limits) {
+            self.limits.replace(way.limits.clone());
+        }
         if !Arc::ptr_eq(&self.idle_limit.borrow(), &way.idle) {
             self.idle_limit.replace(Arc::clone(&way.idle));
         }
@@ -151,35 +153,40 @@ impl Lane {
         self.shelf.borrow_mut().wait()
     }
 
-    pub(super) fn lend(self: &Rc<Self>, kept: Kept<Idle>, way: &Way, reused: Reused) -> Http1 {
+    pub(super) fn lend(self: &Rc<Self>, kept: Kept<Idle>, way: &Way, reused: Reused, now: Instant) -> Http1 {
         match reused {
             Reused::Yes => way.metrics.checkouts_reused.increment(),
             Reused::No => way.metrics.checkouts_new.increment(),
         }
         way.metrics.active.add(1);
-        let Kept { connection: Idle { client, watch }, born, dies, requests, since } = kept;
-        let idled = (reused == Reused::Yes).then(|| since.elapsed());
-        let stay = Stay { born, dies, requests: requests + 1, idled, watch };
-        let berth = Berth { lane: Rc::clone(self), stay: RefCell::new(Some(stay)) };
-        Http1 { client, home: Rc::new(berth), reused: reused == Reused::Yes }
+        let Kept { connection: Idle { client, mut berth }, born, dies, requests, since } = kept;
+        let idled = (reused == Reused::Yes).then(|| now.saturating_duration_since(since));
+        berth.out = Some(Out { lane: Rc::clone(self), born, dies, requests: requests + 1, idled });
+        Http1 { client, home: berth, reused: reused == Reused::Yes }
     }
 
     pub(super) fn lend_new(self: &Rc<Self>, io: Io, permit: Permit, way: &Way, bell: &Arc<Notify>) -> Http1 {
         let lifetime = way.limits.connection().max_lifetime.map(|most| jittered(most, rand::random()));
         let client = h1::Client::new(io, Some(Box::new(permit)));
-        let kept = Kept::new(Idle { client, watch: Watch::new(bell) }, Instant::now(), lifetime);
-        self.lend(kept, way, Reused::No)
+        let (now, berth) = (Instant::now(), Box::new(Berth { watch: Watch::new(bell), out: None }));
+        self.lend(Kept::new(Idle { client, berth }, now, lifetime), way, Reused::No, now)
     }
 
-    /// A place on the HTTP/2 connection that has the fewest streams; opens one where there is none.
+    /// A place on the HTTP/2 connection that has the fewest streams, if there is one.
+    pub(super) fn stream_at_once(self: &Rc<Self>, pool: &Pool, way: &Way, now: Instant) -> Option<Stream> {
+        self.retire(now);
+        let stream = self.place(now)?;
+        if self.is_busy(way) && !self.opening.busy.get() {
+            self.open_another(pool, way);
+        }
+        way.metrics.checkouts_reused.increment();
+        Some(stream)
+    }
+
+    /// The same, when there is one; opens a connection where there is none.
     pub(super) async fn stream(self: &Rc<Self>, pool: &Pool, way: &Way) -> Result<Stream, Error> {
         loop {
-            self.retire(Instant::now());
-            if let Some(stream) = self.place() {
-                if self.is_busy(way) && !self.opening.busy.get() {
-                    self.open_another(pool, way);
-                }
-                way.metrics.checkouts_reused.increment();
+            if let Some(stream) = self.stream_at_once(pool, way, Instant::now()) {
                 return Ok(stream);
             }
             let open = self.open_connections().count();
@@ -216,7 +223,7 @@ impl Lane {
             turn.end(opened.as_ref().err());
             opened?;
             way.metrics.checkouts_new.increment();
-            if let Some(mut stream) = self.place() {
+            if let Some(mut stream) = self.place(Instant::now()) {
                 stream.reused = false;
                 return Ok(stream);
             }
@@ -243,13 +250,13 @@ impl Lane {
     }
 
     /// Large transfers keep connections to themselves as long as there is another.
-    fn place(&self) -> Option<Stream> {
+    fn place(&self, now: Instant) -> Option<Stream> {
         let shared = self.shared.borrow();
         let open = shared.iter().filter(|shared| shared.retired.get().is_none());
         let with_room = open.filter(|shared| shared.client.has_room());
         let best = with_room.min_by_key(|shared| (shared.client.is_bulk(), shared.client.in_flight()))?;
         let slot = best.client.try_slot()?;
-        best.used.set(Instant::now());
+        best.used.set(now);
         Some(Stream { client: best.client.clone(), slot, reused: true })
     }
 
@@ -402,11 +409,11 @@ impl Lane {
         }
     }
 
-    fn came_back(&self, client: h1::Client, stay: Stay) {
+    fn came_back(&self, client: h1::Client, berth: Box<Berth>, out: &Out) {
         self.metrics.active.add(-1);
-        let Stay { born, dies, requests, watch, .. } = stay;
         let now = Instant::now();
-        let kept = Kept { connection: Idle { client, watch }, born, dies, requests, since: now };
+        let Out { born, dies, requests, .. } = *out;
+        let kept = Kept { connection: Idle { client, berth }, born, dies, requests, since: now };
         self.heed(&kept.connection, now);
         if kept.is_spent(now, self.limits.borrow().connection().max_requests) {
             return self.metrics.closed(Close::Lifetime, born.elapsed());
@@ -428,54 +435,55 @@ impl Lane {
     }
 }
 
-/// Where a lent HTTP/1 connection returns to. Dropped without a return, the connection is gone.
+/// Where an HTTP/1 connection returns to; made once, and goes with it. Dropped while it is out, the connection is gone.
 pub(super) struct Berth {
-    lane: Rc<Lane>,
-    stay: RefCell<Option<Stay>>,
+    pub(super) watch: Watch,
+    out: Option<Out>,
 }
 
-struct Stay {
+/// The connection is lent.
+struct Out {
+    lane: Rc<Lane>,
     born: Instant,
     dies: Option<Instant>,
     requests: u32,
-    /// How long it had, when it was lent.
+    /// How long it had idled, when it was lent.
     idled: Option<Duration>,
-    watch: Watch,
 }
 
-impl Berth {
+impl Out {
     fn lost(&self, why: Close) {
-        if let Some(stay) = self.stay.take() {
-            self.lane.metrics.active.add(-1);
-            self.lane.metrics.closed(why, stay.born.elapsed());
-        }
+        self.lane.metrics.active.add(-1);
+        self.lane.metrics.closed(why, self.born.elapsed());
     }
 }
 
 impl h1::Home for Berth {
-    fn keep(&self, client: h1::Client) {
-        if let Some(stay) = self.stay.take() {
-            self.lane.came_back(client, stay);
+    fn keep(mut self: Box<Self>, client: h1::Client) {
+        if let Some(out) = self.out.take() {
+            out.lane.came_back(client, self, &out);
         }
     }
 
-    fn part(&self, why: Parting) {
-        let idled = self.stay.borrow().as_ref().and_then(|stay| stay.idled);
-        match (why, idled) {
+    fn part(mut self: Box<Self>, why: Parting) {
+        let Some(out) = self.out.take() else { return };
+        match (why, out.idled) {
             (Parting::Unread, Some(idled)) => {
                 // The race was lost, and the limit is known by it.
-                self.lane.idle_limit.borrow().closed(idled, Duration::ZERO, Instant::now());
-                self.lost(Close::Peer);
+                out.lane.idle_limit.borrow().closed(idled, Duration::ZERO, Instant::now());
+                out.lost(Close::Peer);
             }
-            (Parting::Unread, None) | (Parting::Broken, _) => self.lost(Close::Error),
-            (Parting::Ended, _) => self.lost(Close::Done),
+            (Parting::Unread, None) | (Parting::Broken, _) => out.lost(Close::Error),
+            (Parting::Ended, _) => out.lost(Close::Done),
         }
     }
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        self.lost(Close::Cancelled);
+        if let Some(out) = self.out.take() {
+            out.lost(Close::Cancelled);
+        }
     }
 }
 

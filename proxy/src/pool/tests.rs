@@ -49,7 +49,7 @@ fn world() -> World {
 
 impl World {
     async fn lease(&self, take: Take) -> Http1 {
-        match self.pool.http1(&self.way, take, Instant::now() + Duration::from_secs(10)).await {
+        match self.pool.http1(&self.way, take, Instant::now(), Instant::now() + Duration::from_secs(10)).await {
             Ok(lease) => lease,
             Err(error) => panic!("{error}"),
         }
@@ -159,9 +159,9 @@ fn a_stream_that_ends_serves_who_waits_for_a_permit_that_its_connection_holds() 
         world.way.key.wire = Wire::Http2;
         world.way.gate = Gate::new(1);
         let deadline = Instant::now() + Duration::from_secs(10);
-        let Ok(first) = world.pool.http2(&world.way, deadline).await else { panic!("no connection") };
-        let mut second = std::pin::pin!(world.pool.http2(&world.way, deadline));
-        let mut third = std::pin::pin!(world.pool.http2(&world.way, deadline));
+        let Ok(first) = world.pool.http2(&world.way, Instant::now(), deadline).await else { panic!("no connection") };
+        let mut second = std::pin::pin!(world.pool.http2(&world.way, Instant::now(), deadline));
+        let mut third = std::pin::pin!(world.pool.http2(&world.way, Instant::now(), deadline));
         std::future::poll_fn(|cx| {
             assert!(second.as_mut().poll(cx).is_pending() && third.as_mut().poll(cx).is_pending());
             std::task::Poll::Ready(())

@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -49,10 +48,10 @@ pub struct Client {
 
 /// Where a connection goes when its exchange has ended well.
 pub trait Home {
-    fn keep(&self, client: Client);
+    fn keep(self: Box<Self>, client: Client);
 
     /// It does not come back. Neither called: the exchange was given up.
-    fn part(&self, _: Parting) {}
+    fn part(self: Box<Self>, _: Parting) {}
 }
 
 /// Why a connection does not come back.
@@ -118,7 +117,7 @@ impl Client {
         head: &RequestHead,
         body: Body<'c>,
         interim: &Interim,
-        home: Rc<dyn Home>,
+        home: Box<dyn Home>,
     ) -> Result<Answered<'c>, SendError<'c>> {
         let framing = match body.length() {
             Some(0) => Framing::None,
@@ -163,7 +162,7 @@ impl Client {
         parsed: ParsedResponse,
         mut sending: Sending<'c>,
         request: &RequestHead,
-        home: Rc<dyn Home>,
+        home: Box<dyn Home>,
     ) -> Answered<'c> {
         sending.kept = None;
         self.idle_hint = parsed.idle_hint.or(self.idle_hint);
@@ -176,7 +175,7 @@ impl Client {
         }
         let decoder = Decoder::new(parsed.framing);
         let mut answer =
-            Answer { client: Some(self), decoder, sending, home, keep_alive: parsed.keep_alive, failed: false };
+            Answer { client: Some(self), decoder, sending, home: Some(home), keep_alive: parsed.keep_alive, failed: false };
         let body = match answer.whole() {
             Some(body) => body,
             None => Body::H1Response(Box::new(answer)),
@@ -392,7 +391,8 @@ pub struct Answer<'c> {
     client: Option<Client>,
     decoder: Decoder,
     sending: Sending<'c>,
-    home: Rc<dyn Home>,
+    /// Gone with the connection.
+    home: Option<Box<dyn Home>>,
     keep_alive: bool,
     failed: bool,
 }
@@ -469,7 +469,7 @@ impl<'c> Answer<'c> {
     fn cut(&mut self, reason: Reason) -> Reason {
         self.failed = true;
         self.client = None;
-        self.home.part(Parting::Broken);
+        self.leave(Parting::Broken);
         reason
     }
 
@@ -480,9 +480,17 @@ impl<'c> Answer<'c> {
         let wire = &mut client.wire;
         if self.keep_alive && self.sending.state == Send::Done && wire.read.is_empty() && !wire.read_ended {
             wire.rest();
-            self.home.keep(client);
+            if let Some(home) = self.home.take() {
+                home.keep(client);
+            }
         } else {
-            self.home.part(Parting::Ended);
+            self.leave(Parting::Ended);
+        }
+    }
+
+    fn leave(&mut self, why: Parting) {
+        if let Some(home) = self.home.take() {
+            home.part(why);
         }
     }
 }

@@ -243,11 +243,13 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         let response = {
             let mut call = pin!(service.call(Request { head, body, interim: &interim }));
             poll_fn(|cx| {
-                self.poll_drain(cx);
                 let response = call.as_mut().poll(cx);
                 self.write_interims(&interim, asked.version);
                 match response {
-                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Ready(response) => {
+                        self.poll_drain(cx);
+                        Poll::Ready(Ok(response))
+                    }
                     Poll::Pending => self.poll_client(cx).map(Err),
                 }
             })

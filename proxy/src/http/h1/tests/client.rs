@@ -43,8 +43,8 @@ use crate::tls::Alpn;
 #[derive(Default)]
 struct Shelf(RefCell<Vec<Client>>);
 
-impl Home for Shelf {
-    fn keep(&self, client: Client) {
+impl Home for Rc<Shelf> {
+    fn keep(self: Box<Self>, client: Client) {
         self.0.borrow_mut().push(client);
     }
 }
@@ -67,7 +67,7 @@ async fn ask(head: &RequestHead, answer: &[u8]) -> String {
     theirs.write_all(answer).await.unwrap();
     let shelf = Rc::new(Shelf::default());
     let interim = Interim::default();
-    let asking = Client::new(Io::Memory(ours), None).exchange(head, Body::Empty, &interim, Rc::clone(&shelf) as _);
+    let asking = Client::new(Io::Memory(ours), None).exchange(head, Body::Empty, &interim, Box::new(Rc::clone(&shelf)));
     let closing = async {
         let mut sent = [0; 4096];
         let n = theirs.read(&mut sent).await.unwrap();
@@ -172,7 +172,7 @@ fn what_a_failed_exchange_knows() {
         let client = Client::new(Io::Memory(ours), None);
         let body = Body::Full(Bytes::from_static(b"body"));
         let (interim, head) = (Interim::default(), request("POST"));
-        let asking = client.exchange(&head, body, &interim, Rc::new(Shelf::default()));
+        let asking = client.exchange(&head, body, &interim, Box::new(Rc::<Shelf>::default()));
         let closing = async {
             let mut sent = [0; 1024];
             let n = theirs.read(&mut sent).await.unwrap();
@@ -215,7 +215,7 @@ fn an_early_answer_is_passed_on_and_the_connection_is_not_used_again() {
         let (interim, head) = (Interim::default(), request("POST"));
         let body = Body::Full(Bytes::from(vec![b'x'; 100_000]));
         let client = Client::new(Io::Memory(ours), None);
-        let answered = client.exchange(&head, body, &interim, Rc::clone(&shelf) as _).await;
+        let answered = client.exchange(&head, body, &interim, Box::new(Rc::clone(&shelf))).await;
         let Ok(mut answered) = answered else { panic!("not answered") };
         assert_eq!(answered.body.data().await.unwrap().unwrap(), "no");
         assert!(answered.body.data().await.is_none());
@@ -231,7 +231,7 @@ fn a_server_says_how_long_it_waits() {
         let shelf = Rc::new(Shelf::default());
         let (interim, head) = (Interim::default(), request("GET"));
         let client = Client::new(Io::Memory(ours), None);
-        assert!(client.exchange(&head, Body::Empty, &interim, Rc::clone(&shelf) as _).await.is_ok());
+        assert!(client.exchange(&head, Body::Empty, &interim, Box::new(Rc::clone(&shelf))).await.is_ok());
         assert_eq!(shelf.0.borrow()[0].idle_hint(), Some(Duration::from_secs(5)));
     });
 }
@@ -249,7 +249,7 @@ impl<U: Service + 'static> Service for Relay<U> {
             serve(Stream::from(Io::Memory(theirs)), &ServerSettings::default(), &*upstream, pending()).await;
         });
         let client = Client::new(Io::Memory(ours), None);
-        let answered = client.exchange(&request.head, request.body, request.interim, Rc::new(Shelf::default())).await;
+        let answered = client.exchange(&request.head, request.body, request.interim, Box::new(Rc::<Shelf>::default())).await;
         self.1.set(self.1.get() + 1);
         let log = Ends(Rc::default());
         match answered {
@@ -380,7 +380,7 @@ async fn fate(upstream: Upstream) -> (bool, Option<u64>) {
     };
     let (interim, head) = (Interim::default(), request("POST"));
     let body = Body::Full(Bytes::from_static(b"body"));
-    let outcome = client.exchange(&head, body, &interim, Rc::new(Shelf::default())).await;
+    let outcome = client.exchange(&head, body, &interim, Box::new(Rc::<Shelf>::default())).await;
     if let Some(serving) = serving {
         assert!(serving.join().unwrap() > 0);
     }
@@ -427,7 +427,7 @@ async fn fate_over_tls(upstream: TlsUpstream) -> bool {
     client.tcp().unwrap().readable().await.unwrap();
     let (interim, head) = (Interim::default(), request("POST"));
     let body = Body::Full(Bytes::from_static(b"body"));
-    let asking = client.exchange(&head, body, &interim, Rc::new(Shelf::default()));
+    let asking = client.exchange(&head, body, &interim, Box::new(Rc::<Shelf>::default()));
     let (outcome, ()) = match upstream {
         TlsUpstream::ReadsAndCloses => tokio::join!(asking, serving),
         TlsUpstream::ClosesWhileIdle | TlsUpstream::BreaksWhileIdle => {
