@@ -201,7 +201,8 @@ fn is_w3c(name: &[u8]) -> bool {
 }
 
 fn is_b3(name: &[u8]) -> bool {
-    matches!(name, [b'b' | b'B', _] | [b'x' | b'X', b'-', ..]) && (name.eq_ignore_ascii_case(b"b3") || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"x-b3-")))
+    matches!(name, [b'b' | b'B', _] | [b'x' | b'X', b'-', ..])
+        && (name.eq_ignore_ascii_case(b"b3") || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"x-b3-")))
 }
 
 /// `00-{32 hex}-{16 hex}-{2 hex}`; a later version may append fields (W3C Trace Context section 3.2).
@@ -230,12 +231,22 @@ fn b3_single(text: &str) -> Option<Parent> {
     let mut parts = text.split('-');
     let (trace, span) = (parts.next()?, parts.next()?);
     let sampled = parts.next().and_then(decision);
-    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?, sampled, format: Format::B3Single })
+    Some(Parent {
+        trace: b3_trace(trace)?,
+        span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?,
+        sampled,
+        format: Format::B3Single,
+    })
 }
 
 fn b3_multi(trace: &str, span: &str, sampled: Option<&str>, flags: Option<&str>) -> Option<Parent> {
     let sampled = if flags == Some("1") { Some(true) } else { sampled.and_then(decision) };
-    Some(Parent { trace: b3_trace(trace)?, span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?, sampled, format: Format::B3Multi })
+    Some(Parent {
+        trace: b3_trace(trace)?,
+        span: nonzero(parse_hex(span.as_bytes(), Digits::Any)?)?,
+        sampled,
+        format: Format::B3Multi,
+    })
 }
 
 /// 128 bits, or 64 that are padded on the left.

@@ -208,7 +208,8 @@ impl Requests {
                     client.exchange(head, body, interim, Box::new(NoHome)).await
                 }
                 Wire::Http1 | Wire::Hop | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
-                    let lease = pool.http1(way, take, now, application.deadline(now)).await.map_err(app::as_application)?;
+                    let lease =
+                        pool.http1(way, take, now, application.deadline(now)).await.map_err(app::as_application)?;
                     reused = lease.reused;
                     lease.client.exchange(head, body, interim, lease.home).await
                 }

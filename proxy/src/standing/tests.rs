@@ -56,8 +56,11 @@ async fn is_revoked(stand: &Stand) -> bool {
 #[tokio::test]
 async fn only_what_is_not_allowed_any_more_ends() {
     let standing = Rc::new(Standing::default());
-    let (secret, open, bytes) =
-        (standing.enter(facts(Some("/secret?of=all"))), standing.enter(facts(Some("/open"))), standing.enter(facts(None)));
+    let (secret, open, bytes) = (
+        standing.enter(facts(Some("/secret?of=all"))),
+        standing.enter(facts(Some("/open"))),
+        standing.enter(facts(None)),
+    );
     let before = inbound(Access::default());
     standing.judge(Some(&before), &inbound(denying(&["/secret"]))).await;
     assert!(is_revoked(&secret).await);

@@ -174,8 +174,14 @@ impl Client {
             return Answered { head, body: Body::Empty, tunnel };
         }
         let decoder = Decoder::new(parsed.framing);
-        let mut answer =
-            Answer { client: Some(self), decoder, sending, home: Some(home), keep_alive: parsed.keep_alive, failed: false };
+        let mut answer = Answer {
+            client: Some(self),
+            decoder,
+            sending,
+            home: Some(home),
+            keep_alive: parsed.keep_alive,
+            failed: false,
+        };
         let body = match answer.whole() {
             Some(body) => body,
             None => Body::H1Response(Box::new(answer)),

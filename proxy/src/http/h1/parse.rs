@@ -1,6 +1,7 @@
 //! Reads a request's or response's head from a byte buffer, with the rules of RFC 9110 and 9112 at their strictest.
 //! It must never guess: what two readers could frame differently is refused, and nothing here does I/O.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,8 +152,38 @@ pub enum Kind {
     Response,
 }
 
+/// The texts of a connection's last request: most clients say the same ones again, and then share the memory.
+#[derive(Debug)]
+pub struct Texts {
+    authority: Arc<str>,
+    target: Arc<str>,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        let nothing: Arc<str> = Arc::default();
+        Self { authority: Arc::clone(&nothing), target: nothing }
+    }
+}
+
+impl Texts {
+    /// An idle connection keeps no more than this of each.
+    const KEPT_MAX: usize = 256;
+
+    fn share(last: &mut Arc<str>, text: &str) -> Arc<str> {
+        if **last == *text {
+            return Arc::clone(last);
+        }
+        let shared: Arc<str> = text.into();
+        if text.len() <= Self::KEPT_MAX {
+            *last = Arc::clone(&shared);
+        }
+        shared
+    }
+}
+
 /// Parses a whole request head, as delimited by `Scan`.
-pub fn request(head: &[u8], limits: &Limits) -> Result<ParsedRequest, Refusal> {
+pub fn request(head: &[u8], limits: &Limits, texts: &mut Texts) -> Result<ParsedRequest, Refusal> {
     let (line, rest) = split_line(head)?;
     let (method, raw_target, version) = request_line(line, limits)?;
     let fields = FieldLines::parse(rest, limits.fields)?;
@@ -179,8 +210,8 @@ pub fn request(head: &[u8], limits: &Limits) -> Result<ParsedRequest, Refusal> {
             version,
             method: head::method(method),
             scheme: target.scheme,
-            authority: target.authority.into(),
-            target: target.path,
+            authority: Texts::share(&mut texts.authority, target.authority),
+            target: Texts::share(&mut texts.target, &target.path),
             headers,
         },
     })
@@ -335,7 +366,7 @@ fn host<'a>(fields: &FieldLines<'a>, version: Version) -> Result<&'a str, Refusa
 struct Target<'a> {
     scheme: &'static str,
     authority: &'a str,
-    path: Arc<str>,
+    path: Cow<'a, str>,
 }
 
 impl<'a> Target<'a> {
@@ -347,7 +378,7 @@ impl<'a> Target<'a> {
             if !port || !is_authority(raw) {
                 return Err(Refusal::Bad("CONNECT wants host:port"));
             }
-            return Ok(Target { scheme: "", authority: raw, path: Arc::default() });
+            return Ok(Target { scheme: "", authority: raw, path: "".into() });
         }
         if raw == "*" && method == "OPTIONS" {
             return Ok(Target { scheme: "", authority: host, path: "*".into() });

@@ -34,6 +34,7 @@ use crate::http::h1::parse::Limits;
 use crate::http::h1::parse::ParsedRequest;
 use crate::http::h1::parse::Refusal;
 use crate::http::h1::parse::Scan;
+use crate::http::h1::parse::Texts;
 use crate::http::h1::wire::Pieces;
 use crate::http::h1::wire::Stream;
 use crate::http::h1::wire::Wire;
@@ -109,6 +110,7 @@ pub async fn serve<S: Service>(
         untold: false,
         deadline: Deadline::default(),
         watermark: 0,
+        texts: Texts::default(),
     };
     let (upstream, log) = loop {
         let next = match turn.next_request().await {
@@ -171,6 +173,7 @@ struct Turn<'t, D> {
     deadline: Deadline,
     /// Bytes written when the deadline was set: has the client taken any since?
     watermark: u64,
+    texts: Texts,
 }
 
 impl<D: Future<Output = ()>> Turn<'_, D> {
@@ -189,7 +192,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
                     Err(refusal) => return Poll::Ready(refused(refusal)),
                     Ok(None) => {}
                     Ok(Some((start, end))) => {
-                        let parsed = parse::request(&wire.read[start..end], &self.settings.limits);
+                        let parsed = parse::request(&wire.read[start..end], &self.settings.limits, &mut self.texts);
                         wire.read.advance(end);
                         return Poll::Ready(parsed.map_or_else(refused, Next::Request));
                     }

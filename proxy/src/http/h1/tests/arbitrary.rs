@@ -15,6 +15,7 @@ use crate::http::h1::parse::Framing;
 use crate::http::h1::parse::Kind;
 use crate::http::h1::parse::Limits;
 use crate::http::h1::parse::Scan;
+use crate::http::h1::parse::Texts;
 use crate::http::h1::tests::outcome;
 use crate::http::h1::tests::run;
 
@@ -97,12 +98,12 @@ proptest! {
         let head = [&b"GET /x HTTP/1.1\r\nHost: a\r\n"[..], &raw, b"\r\n\r\n"].concat();
         let limits = Limits::default();
         if let Ok(Some((start, end))) = Scan::default().head_end(&head, &limits, Kind::Request)
-            && let Ok(first) = parse::request(&head[start..end], &limits)
+            && let Ok(first) = parse::request(&head[start..end], &limits, &mut Texts::default())
         {
             let mut out = BytesMut::new();
             encode::request(&first.head, first.framing, &mut out).expect("what was parsed can be said");
             assert_eq!(Scan::default().head_end(&out, &limits, Kind::Request), Ok(Some((0, out.len()))));
-            let second = parse::request(&out, &limits).expect("what we write is well formed");
+            let second = parse::request(&out, &limits, &mut Texts::default()).expect("what we write is well formed");
             assert_eq!(second.framing, first.framing);
             assert_eq!(second.head.target, first.head.target);
             assert_eq!(second.head.authority, first.head.authority);

@@ -249,7 +249,8 @@ impl<U: Service + 'static> Service for Relay<U> {
             serve(Stream::from(Io::Memory(theirs)), &ServerSettings::default(), &*upstream, pending()).await;
         });
         let client = Client::new(Io::Memory(ours), None);
-        let answered = client.exchange(&request.head, request.body, request.interim, Box::new(Rc::<Shelf>::default())).await;
+        let answered =
+            client.exchange(&request.head, request.body, request.interim, Box::new(Rc::<Shelf>::default())).await;
         self.1.set(self.1.get() + 1);
         let log = Ends(Rc::default());
         match answered {
