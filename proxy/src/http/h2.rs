@@ -1,12 +1,13 @@
-//! HTTP/2 by the h2 crate driven directly, for the hop between two sidecars and for applications. It must never hold bytes
-//! of a body without counting them, nor end a body cleanly that was cut.
+//! HTTP/2 by the h2 crate driven directly, for applications on both edges; between two sidecars it is `hop`. It must never
+//! hold bytes of a body without counting them, nor end a body cleanly that was cut.
 
 pub mod client;
-mod convert;
+pub(in crate::http) mod convert;
 mod incoming;
 mod keep_alive;
-mod outgoing;
+pub(in crate::http) mod outgoing;
 pub mod server;
+pub(in crate::http) mod slot;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +17,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::http::h2::client::Client;
-pub use crate::http::h2::client::Slot;
 pub use crate::http::h2::incoming::Incoming;
 pub use crate::http::h2::server::serve;
+pub use crate::http::h2::slot::Slot;
 
 /// Frames are this large at most, so that a small message never waits long behind a large one.
-const FRAME: usize = 16 * 1024;
+pub(in crate::http) const FRAME: usize = 16 * 1024;
 /// Messages below this are put together rather than passed on as they are.
-const SMALL: usize = 1024;
+pub(in crate::http) const SMALL: usize = 1024;
 /// A stream that has moved more makes its connection one for bulk.
 const BULK: u64 = 1024 * 1024;
 
@@ -99,7 +100,7 @@ impl Settings {
 
 impl Settings {
     /// All the streams' windows together: with less, streams that stand still would starve the others.
-    fn connection_window(&self) -> u32 {
+    pub(in crate::http) fn connection_window(&self) -> u32 {
         const MOST: u32 = i32::MAX as u32;
         self.streams.saturating_mul(self.stream_window).clamp(u32::from(u16::MAX), MOST)
     }
@@ -129,11 +130,11 @@ impl Ledger {
         self.held() >= self.0.cap
     }
 
-    fn add(&self, bytes: usize) {
+    pub(in crate::http) fn add(&self, bytes: usize) {
         self.0.held.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn sub(&self, bytes: usize) {
+    pub(in crate::http) fn sub(&self, bytes: usize) {
         if bytes > 0 {
             self.0.held.fetch_sub(bytes, Ordering::Relaxed);
         }

@@ -1,6 +1,6 @@
-//! What lies under an HTTP/2 connection: writes that only append, and one flusher that writes what has come together. The
-//! h2 crate writes and flushes every DATA frame by itself, so without this 32 ready answers were 32 TLS records and 32
-//! writes. It must never hold more than `CAP` bytes, nor keep an error of the flusher from the connection.
+//! What lies under an HTTP/2 connection of either engine: writes that only append, and one flusher that writes what has come
+//! together. The h2 crate writes and flushes every DATA frame by itself, so without this 32 ready answers were 32 TLS
+//! records and 32 writes. It must never hold more than `CAP` bytes, nor keep an error of the flusher from the connection.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -37,16 +37,21 @@ thread_local! {
 /// The stream as the h2 connection has it. Must be made inside a `LocalSet`: the flusher is a local task. Dropping it writes
 /// once more what waits, without waiting for room, and closes.
 pub struct HopIo<T> {
-    shared: Rc<RefCell<Shared<T>>>,
+    io: Rc<RefCell<T>>,
+    shared: Rc<RefCell<Shared>>,
     turn: usize,
 }
+
+/// Appends to what the flusher will write, for the engine that keeps the bound itself. It outlives the stream, and then
+/// appends to nothing.
+#[derive(Clone)]
+pub struct Writer(Rc<RefCell<Shared>>);
 
 /// Why the other end refused our certificate, once it has: h2 keeps no more of an error than its words. In TLS 1.3 a server
 /// judges its client only after the client's handshake is done, and before it reads any request.
 pub type Refusal = Rc<Cell<Option<Reason>>>;
 
-struct Shared<T> {
-    io: T,
+struct Shared {
     refusal: Refusal,
     out: Vec<u8>,
     /// How much of `out` is written.
@@ -76,8 +81,8 @@ enum State {
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
     pub fn new(io: T) -> Self {
+        let io = Rc::new(RefCell::new(io));
         let shared = Rc::new(RefCell::new(Shared {
-            io,
             refusal: Refusal::default(),
             out: Vec::new(),
             at: 0,
@@ -88,8 +93,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
             writer: None,
             reader: None,
         }));
-        tokio::task::spawn_local(flush(Rc::clone(&shared)));
-        Self { shared, turn: 0 }
+        tokio::task::spawn_local(flush(Rc::clone(&io), Rc::clone(&shared)));
+        Self { io, shared, turn: 0 }
+    }
+
+    pub fn writer(&self) -> Writer {
+        Writer(Rc::clone(&self.shared))
     }
 
     pub fn refusal(&self) -> Refusal {
@@ -100,19 +109,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
 /// The flusher: sleeps until something was appended, lets the tasks that are queued already append theirs, writes it all.
 /// At the end it reads away what the peer had sent: closing a socket over unread bytes resets it, and a reset overtakes
 /// the last words.
-async fn flush<T: AsyncRead + AsyncWrite + Unpin>(shared: Rc<RefCell<Shared<T>>>) {
+async fn flush<T: AsyncRead + AsyncWrite + Unpin>(io: Rc<RefCell<T>>, shared: Rc<RefCell<Shared>>) {
     while poll_fn(|cx| shared.borrow_mut().poll_work(cx)).await {
         if shared.borrow().state == State::Open {
             after_queued().await;
         }
-        let result = poll_fn(|cx| shared.borrow_mut().poll_write_out(cx)).await;
+        let result = poll_fn(|cx| shared.borrow_mut().poll_write_out(&mut *io.borrow_mut(), cx)).await;
         shared.borrow_mut().written(result);
     }
     poll_fn(|cx| {
         let mut discard = [0; 4096];
         for _ in 0..DISCARDS {
             let mut read = ReadBuf::new(&mut discard);
-            let more = Pin::new(&mut shared.borrow_mut().io).poll_read(cx, &mut read);
+            let more = Pin::new(&mut *io.borrow_mut()).poll_read(cx, &mut read);
             if !matches!(more, Poll::Ready(Ok(()))) || read.filled().is_empty() {
                 break;
             }
@@ -135,7 +144,7 @@ async fn after_queued() {
     .await;
 }
 
-impl<T> Shared<T> {
+impl Shared {
     /// Whether there is something to do, or nothing ever again.
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self.state {
@@ -176,14 +185,18 @@ impl<T> Shared<T> {
             keep(&mut self.writer, cx);
             return Poll::Pending;
         }
-        if self.out.capacity() == 0 {
-            self.out = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(CAP));
-        }
+        self.borrow_buffer();
         if self.at > 0 && self.out.len() + CAP - waiting > self.out.capacity() {
             self.out.drain(..self.at);
             self.at = 0;
         }
         Poll::Ready(Ok(CAP - waiting))
+    }
+
+    fn borrow_buffer(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(CAP));
+        }
     }
 
     fn give_back(&mut self) {
@@ -198,12 +211,10 @@ impl<T> Shared<T> {
             });
         }
     }
-}
 
-impl<T: AsyncWrite + Unpin> Shared<T> {
     /// Writes everything, and ends the stream if that was asked for.
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = self.poll_write_some(cx);
+    fn poll_write_out<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = self.poll_write_some(io, cx);
         if result.is_pending() {
             if self.state == State::Dropped {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -213,9 +224,9 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         result
     }
 
-    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write_some<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.at < self.out.len() {
-            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.at..]))?;
+            let n = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.at..]))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -223,11 +234,49 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
             wake(&mut self.writer);
         }
         self.give_back();
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        ready!(Pin::new(&mut *io).poll_flush(cx))?;
         if self.state == State::Ending {
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Writer {
+    /// How much may be appended before it is too much.
+    pub fn room(&self) -> usize {
+        CAP.saturating_sub(self.waiting())
+    }
+
+    /// How much the peer has not taken.
+    pub fn waiting(&self) -> usize {
+        let shared = self.0.borrow();
+        shared.out.len() - shared.at
+    }
+
+    /// Appends what `write` does. The bound is the caller's to keep: he may not stop in the middle.
+    pub fn append<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let mut shared = self.0.borrow_mut();
+        if shared.error.is_some() || shared.state != State::Open {
+            return write(&mut Vec::new());
+        }
+        shared.borrow_buffer();
+        if shared.at >= CAP {
+            let at = std::mem::take(&mut shared.at);
+            shared.out.drain(..at);
+        }
+        let result = write(&mut shared.out);
+        wake(&mut shared.flusher);
+        result
+    }
+
+    /// Wakes once, when some of what waits has been written or never will be.
+    pub fn wake_when_written(&self, waker: &Waker) {
+        let mut shared = self.0.borrow_mut();
+        match &mut shared.writer {
+            Some(writer) => writer.clone_from(waker),
+            None => shared.writer = Some(waker.clone()),
+        }
     }
 }
 
@@ -239,9 +288,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for HopIo<T> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let mut shared = this.shared.borrow_mut();
         let before = buf.filled().len();
-        let result = Pin::new(&mut shared.io).poll_read(cx, buf);
+        let result = Pin::new(&mut *this.io.borrow_mut()).poll_read(cx, buf);
+        let mut shared = this.shared.borrow_mut();
         if let Poll::Ready(Err(error)) = &result {
             shared.refusal.set(tls::refusal(error).filter(|reason| is_about_us(*reason)));
         }

@@ -1,7 +1,6 @@
 //! The client's end of an HTTP/2 connection: a handle that many requests share, driven by a local task. It must never
 //! send a request without a slot, nor call a request unprocessed that the peer may have seen.
 
-use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -17,13 +16,11 @@ use ::h2::client::SendRequest;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
-use tokio::sync::Notify;
 
 use crate::error::Reason;
 use crate::http::Interim;
 use crate::http::SendError;
 use crate::http::body::Body;
-use crate::http::h2::BULK;
 use crate::http::h2::Ledger;
 use crate::http::h2::Settings;
 use crate::http::h2::convert;
@@ -33,10 +30,11 @@ use crate::http::h2::incoming::Incoming;
 use crate::http::h2::keep_alive::Pings;
 use crate::http::h2::outgoing::Cut;
 use crate::http::h2::outgoing::Gathered;
+use crate::http::h2::slot::Link;
+use crate::http::h2::slot::Slot;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::hop_io::HopIo;
-use crate::http::hop_io::Refusal;
 use crate::timer::Timers;
 
 /// A connection, as everybody has it who sends on it. When the last handle and the last stream are gone it says GOAWAY
@@ -49,26 +47,6 @@ struct Shared {
     state: Rc<Link>,
     ledger: Ledger,
     most: usize,
-}
-
-/// What the driver and the slots know of the connection; it does not keep it open.
-#[derive(Default)]
-struct Link {
-    in_flight: Cell<usize>,
-    /// Streams in flight that have moved more than `BULK`.
-    bulk: Cell<usize>,
-    /// No new requests: by us, or because it ended.
-    closed: Cell<bool>,
-    ended: Cell<bool>,
-    freed: Notify,
-    refusal: Refusal,
-}
-
-/// A stream's place on the connection. Dropping it lets the next request in.
-pub struct Slot {
-    link: Rc<Link>,
-    moved: u64,
-    bulk: bool,
 }
 
 /// The connection takes no more requests.
@@ -106,8 +84,7 @@ impl Client {
         if !self.has_room() {
             return None;
         }
-        self.0.state.in_flight.set(self.in_flight() + 1);
-        Some(Slot { link: Rc::clone(&self.0.state), moved: 0, bulk: false })
+        Some(Slot::take(&self.0.state))
     }
 
     pub fn has_room(&self) -> bool {
@@ -174,7 +151,7 @@ impl Client {
         let Some(request) = convert::request(head).filter(|_| head.method != "CONNECT") else {
             return Err(unsent(Reason::BadFraming, "not to be said in HTTP/2".to_owned(), body));
         };
-        let empty = body.length() == Some(0) && !matches!(body, Body::H2(_));
+        let empty = body.length() == Some(0) && !body.may_have_trailers();
         let mut send = self.0.send.borrow().clone();
         // Ready already, but for a GOAWAY: the slot stands for a stream.
         let sent = match poll_fn(|cx| send.poll_ready(cx)).await {
@@ -294,32 +271,6 @@ impl Upload<'_> {
     }
 }
 
-impl Slot {
-    pub(super) fn moved(&mut self, bytes: usize) {
-        self.moved += bytes as u64;
-        if self.moved > BULK && !std::mem::replace(&mut self.bulk, true) {
-            self.link.bulk.set(self.link.bulk.get() + 1);
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.link.in_flight.set(self.link.in_flight.get() - 1);
-        if self.bulk {
-            self.link.bulk.set(self.link.bulk.get() - 1);
-        }
-        self.link.freed.notify_one();
-    }
-}
-
-impl Link {
-    fn close(&self) {
-        self.closed.set(true);
-        self.freed.notify_one();
-    }
-}
-
 /// The connection's own task: ends when the connection does, or when the peer answers no ping.
 async fn drive<T>(mut connection: Connection<HopIo<T>>, mut pings: Option<Pings>, link: Rc<Link>)
 where
@@ -345,6 +296,5 @@ where
         }
     })
     .await;
-    link.ended.set(true);
     link.close();
 }

@@ -30,7 +30,7 @@ const CONNECTION_FIELDS: [&[u8]; 6] =
     [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings"];
 
 /// What may not arrive late: framing, routing, authentication (RFC 9110 section 6.5.1).
-const NOT_IN_TRAILERS: [&[u8]; 14] = [
+pub(in crate::http) const NOT_IN_TRAILERS: [&[u8]; 14] = [
     b"authorization",
     b"connection",
     b"content-encoding",
@@ -258,11 +258,11 @@ fn fields(from: &Headers, memory: &mut Memory) -> Option<HeaderMap> {
 }
 
 /// The declared length of a message.
-pub(super) fn content_length(headers: &Headers) -> Option<u64> {
+pub(in crate::http) fn content_length(headers: &Headers) -> Option<u64> {
     std::str::from_utf8(headers.get("content-length")?).ok()?.parse().ok()
 }
 
 /// The code in a head or in trailers.
-pub(super) fn grpc_status(headers: &Headers) -> Option<u16> {
+pub(in crate::http) fn grpc_status(headers: &Headers) -> Option<u16> {
     std::str::from_utf8(headers.get("grpc-status")?).ok()?.parse().ok()
 }

@@ -15,9 +15,9 @@ use leno_proto::request::Headers;
 use crate::error::Reason;
 use crate::http::h2::Ledger;
 use crate::http::h2::SMALL;
-use crate::http::h2::client::Slot;
 use crate::http::h2::client::Upload;
 use crate::http::h2::convert;
+use crate::http::h2::slot::Slot;
 
 /// The body as its reader has it.
 pub struct Incoming<'c> {

@@ -17,25 +17,25 @@ use crate::http::h2::SMALL;
 use crate::http::h2::convert;
 
 /// What was taken from a body and not yet given to the stream.
-pub(super) struct Gathered {
+pub(in crate::http) struct Gathered {
     big: Bytes,
     /// After `big`: messages put together.
     small: BytesMut,
     ended: bool,
     trailers: Option<Headers>,
     /// From the trailers.
-    pub(super) grpc_status: Option<u16>,
+    pub(in crate::http) grpc_status: Option<u16>,
     /// What the head promised.
     declared: Option<u64>,
     /// Waits for the peer to make room.
     blocked: bool,
     sent: u64,
-    pub(super) taken: u64,
+    pub(in crate::http) taken: u64,
 }
 
 /// Why a body did not go out whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(in crate::http) enum Cut {
     /// Its source ended badly.
     Source(Reason),
     /// The peer reset the stream or the connection ended; without an error if it merely needs no more.
@@ -43,7 +43,7 @@ pub(super) enum Cut {
 }
 
 impl Gathered {
-    pub(super) fn new(declared: Option<u64>) -> Self {
+    pub(in crate::http) fn new(declared: Option<u64>) -> Self {
         Self {
             big: Bytes::new(),
             small: BytesMut::new(),
@@ -61,18 +61,31 @@ impl Gathered {
         self.big.len() + self.small.len()
     }
 
+    pub(in crate::http) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(in crate::http) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The trailers, once they are all that is left.
+    pub(in crate::http) fn last_trailers(&mut self) -> Option<Headers> {
+        if self.ended && self.is_empty() { self.trailers.take() } else { None }
+    }
+
     /// Whether the body had nothing at all.
-    pub(super) fn is_nothing(&self) -> bool {
-        self.ended && self.len() == 0 && self.trailers.is_none()
+    pub(in crate::http) fn is_nothing(&self) -> bool {
+        self.ended && self.is_empty() && self.trailers.is_none()
     }
 
     /// While it is the peer that is waited for: how much it has had room for so far.
-    pub(super) fn blocked(&self) -> Option<u64> {
+    pub(in crate::http) fn blocked(&self) -> Option<u64> {
         self.blocked.then_some(self.sent)
     }
 
     /// Takes what is ready, a frame's worth at most.
-    pub(super) fn gather(&mut self, body: &mut Body<'_>, cx: &mut Context<'_>) -> Result<(), Reason> {
+    pub(in crate::http) fn gather(&mut self, body: &mut Body<'_>, cx: &mut Context<'_>) -> Result<(), Reason> {
         while !self.ended && self.len() < FRAME {
             match body.poll_data(cx) {
                 Poll::Pending => return Ok(()),
@@ -81,7 +94,7 @@ impl Gathered {
                     if self.declared.is_some_and(|declared| self.taken > declared) {
                         return Err(Reason::BadFraming);
                     }
-                    if self.len() == 0 && bytes.len() >= SMALL {
+                    if self.is_empty() && bytes.len() >= SMALL {
                         self.big = bytes;
                     } else {
                         self.small.extend_from_slice(&bytes);
@@ -101,7 +114,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn take(&mut self, most: usize) -> Bytes {
+    pub(in crate::http) fn take(&mut self, most: usize) -> Bytes {
         if self.big.is_empty() {
             let n = most.min(self.small.len());
             self.small.split_to(n).freeze()
@@ -112,7 +125,7 @@ impl Gathered {
     }
 
     /// Sends until the body has ended. Resets the stream if the source was cut.
-    pub(super) fn poll_send(
+    pub(in crate::http) fn poll_send(
         &mut self,
         body: &mut Body<'_>,
         send: &mut SendStream<Bytes>,
@@ -123,7 +136,7 @@ impl Gathered {
                 send.send_reset(reset_for(reason));
                 return Poll::Ready(Err(Cut::Source(reason)));
             }
-            if self.len() == 0 {
+            if self.is_empty() {
                 if self.ended {
                     return Poll::Ready(self.finish(send));
                 }
@@ -149,7 +162,7 @@ impl Gathered {
             self.blocked = false;
             let data = self.take(room);
             self.sent += data.len() as u64;
-            let last = self.ended && self.len() == 0 && self.trailers.is_none();
+            let last = self.ended && self.is_empty() && self.trailers.is_none();
             if send.send_data(data, last).is_err() {
                 return Poll::Ready(Err(Cut::Peer { wanted: true }));
             }
@@ -178,7 +191,7 @@ fn poll_gone(send: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<
 }
 
 /// What the peer is told of a body that was cut: never an end.
-pub(super) fn reset_for(reason: Reason) -> ::h2::Reason {
+pub(in crate::http) fn reset_for(reason: Reason) -> ::h2::Reason {
     match reason {
         Reason::ClientGone => ::h2::Reason::CANCEL,
         Reason::BadFraming | Reason::ProtocolError => ::h2::Reason::PROTOCOL_ERROR,

@@ -342,16 +342,16 @@ impl<'t> Patience<'t> {
 }
 
 /// How long a client has left an answer standing.
-struct Stall<'t> {
-    after: Option<Duration>,
-    timers: &'t Timers,
+pub(in crate::http) struct Stall<'t> {
+    pub(in crate::http) after: Option<Duration>,
+    pub(in crate::http) timers: &'t Timers,
     /// Runs from one piece taken to the next.
-    sleep: Option<(u64, Sleep)>,
+    pub(in crate::http) sleep: Option<(u64, Sleep)>,
 }
 
 impl Stall<'_> {
     /// `taken`: what the client has had room for so far; `None` while it is not the client that is waited for.
-    fn poll_over(&mut self, taken: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http) fn poll_over(&mut self, taken: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
         let (Some(after), Some(taken)) = (self.after, taken) else {
             self.sleep = None;
             return Poll::Pending;

@@ -143,7 +143,7 @@ fn a_refused_stream_was_never_processed_and_any_other_reset_may_have_been() {
                     respond.send_reset(reason);
                 }
             });
-            let client = Client::connect(near, &settings(), &Timers::new()).await.expect("a handshake");
+            let client = connect(near, &settings(), &Timers::new()).await;
             let slot = client.ready().await.expect("open");
             let body = Body::Full(Bytes::from_static(b"not taken yet"));
             let Err(error) = client.exchange(slot, &get("/"), body, &Interim::default()).await else {
@@ -158,7 +158,7 @@ fn a_refused_stream_was_never_processed_and_any_other_reset_may_have_been() {
 /// A server that reads a little and says these frames.
 async fn saying(frames: &'static [u8], then_close: bool) -> Client {
     let (near, mut far) = tokio::io::duplex(1 << 16);
-    let client = Client::connect(near, &settings(), &Timers::new()).await.expect("a handshake");
+    let client = connect(near, &settings(), &Timers::new()).await;
     tokio::task::spawn_local(async move {
         let mut buf = [0; 4096];
         let mut seen = Vec::new();
@@ -240,7 +240,7 @@ fn a_peer_that_answers_no_ping_is_gone() {
         let timers = Timers::new();
         let every = KeepAlive { interval: Duration::from_millis(10), timeout: Duration::from_millis(20) };
         let settings = Settings { keep_alive: Some(every), ..settings() };
-        let client = Client::connect(near, &settings, &timers).await.expect("a handshake");
+        let client = connect(near, &settings, &timers).await;
         let slot = client.ready().await.expect("open");
         let sent = client.exchange(slot, &get("/"), Body::Empty, &Interim::default()).await;
         assert!(sent.is_err());

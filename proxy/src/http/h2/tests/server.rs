@@ -48,7 +48,7 @@ fn thirty_two_ready_answers_leave_in_three_writes() {
         tokio::task::spawn_local(
             async move { serve(far, &settings(), service, &server, std::future::pending()).await },
         );
-        let client = Client::connect(near, &settings(), &timers).await.expect("a handshake");
+        let client = connect(near, &settings(), &timers).await;
         let readers: Vec<_> = (0..32)
             .map(|_| {
                 let client = client.clone();

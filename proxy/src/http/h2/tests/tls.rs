@@ -57,7 +57,7 @@ fn ready_answers_share_tls_records() {
         tokio::task::spawn_local(
             async move { serve(far, &settings(), service, &server, std::future::pending()).await },
         );
-        let client = Client::connect(near, &settings(), &timers).await.expect("a handshake");
+        let client = connect(near, &settings(), &timers).await;
         let readers: Vec<_> = (0..32)
             .map(|_| {
                 let client = client.clone();
@@ -109,7 +109,7 @@ fn a_refused_certificate_is_the_reason_and_proves_that_nobody_read_the_request()
         let judged = tokio::task::spawn_local(async move { server.accept(far, &[]).await.err().map(|e| e.reason) });
         let (io, _) =
             caller.connect(near.expect("open"), &ca.id("orders"), Alpn::H2).await.expect("the server is good");
-        let client = Client::connect(io, &settings(), &Timers::new()).await.expect("a preface");
+        let client = connect(io, &settings(), &Timers::new()).await;
         let slot = client.ready().await.expect("open");
         let Err(error) = client.exchange(slot, &get("/"), Body::Empty, &Interim::default()).await else {
             panic!("the server takes no expired certificate");

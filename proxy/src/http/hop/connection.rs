@@ -1,0 +1,205 @@
+//! The connection's own task: reads what comes, in place, and looks after what has a time. It must never read on while the
+//! peer owes it silence, nor keep a read buffer that holds nothing.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+use crate::http::h2::FRAME;
+use crate::http::h2::KeepAlive;
+use crate::http::hop::frame;
+use crate::http::hop::state::ALIVE;
+use crate::http::hop::state::Core;
+use crate::http::hop::state::Ended;
+use crate::http::hop_io::HopIo;
+use crate::timer::Sleep;
+use crate::timer::Timers;
+
+/// What one read takes at most.
+const READ: usize = 32 * 1024;
+/// A read behind what was left of a frame.
+const SIZE: usize = READ + FRAME + frame::HEAD;
+
+thread_local! {
+    /// Lent while bytes are read and looked at, which is never for longer than a poll.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(super) struct Connection<T> {
+    io: HopIo<T>,
+    pub(super) core: Core,
+    /// The beginning of a frame.
+    left: Vec<u8>,
+    /// The preface has not been read yet.
+    nameless: bool,
+    pings: Option<Pings>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
+    pub(super) fn new(io: HopIo<T>, core: Core, timers: &Timers) -> Self {
+        let (nameless, every) = (core.borrow().is_server, core.borrow().settings.keep_alive);
+        let pings = every.map(|every| Pings::new(every, timers));
+        Self { io, core, left: Vec::new(), nameless, pings }
+    }
+
+    /// Ready once the client has said what it speaks, or has not.
+    pub(super) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.core.borrow_mut().driver = Some(cx.waker().clone());
+        while self.nameless && self.core.borrow().ended.is_none() {
+            ready!(self.poll_read(cx));
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes what has come. Ready when the connection has ended, and the state says how.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut state = self.core.borrow_mut();
+            match &mut state.driver {
+                Some(driver) => driver.clone_from(cx.waker()),
+                None => state.driver = Some(cx.waker().clone()),
+            }
+            state.pump();
+        }
+        while self.core.borrow().ended.is_none() {
+            if self.core.borrow_mut().is_owed_silence() {
+                self.core.borrow().writer.wake_when_written(cx.waker());
+                break;
+            }
+            if self.poll_read(cx).is_pending() {
+                break;
+            }
+        }
+        let mut state = self.core.borrow_mut();
+        if state.ended.is_some() {
+            return Poll::Ready(());
+        }
+        state.pump();
+        let Some(pings) = &mut self.pings else { return Poll::Pending };
+        if std::mem::take(&mut state.pong) {
+            pings.answered();
+        }
+        match pings.poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Told::Ask) => {
+                state.say_ping(ALIVE);
+                drop(state);
+                return self.poll(cx);
+            }
+            Poll::Ready(Told::Gone) => {
+                state.end(Ended::Lost);
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// One read, and what it brought.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.is_empty() {
+                buffer.resize(SIZE, 0);
+            }
+            let before = self.left.len();
+            let mut read = ReadBuf::new(&mut buffer[before..before + READ]);
+            let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read));
+            let n = read.filled().len();
+            let mut state = self.core.borrow_mut();
+            if result.is_err() {
+                state.end(Ended::Lost);
+                return Poll::Ready(());
+            }
+            if n == 0 {
+                state.end(if before == 0 && !self.nameless { Ended::Closed } else { Ended::Lost });
+                return Poll::Ready(());
+            }
+            buffer[..before].copy_from_slice(&self.left);
+            let mut bytes = &buffer[..before + n];
+            if self.nameless {
+                let said = bytes.len().min(frame::PREFACE.len());
+                if bytes[..said] != frame::PREFACE[..said] {
+                    state.end(Ended::Broken(frame::Code::PROTOCOL_ERROR));
+                    return Poll::Ready(());
+                }
+                if said < frame::PREFACE.len() {
+                    self.left.extend_from_slice(&bytes[before..]);
+                    return Poll::Ready(());
+                }
+                self.nameless = false;
+                bytes = &bytes[said..];
+            }
+            match state.frames(bytes) {
+                Ok(taken) => {
+                    self.left.clear();
+                    self.left.extend_from_slice(&bytes[taken..]);
+                    if self.left.is_empty() && self.left.capacity() > SMALL_LEFT {
+                        self.left = Vec::new();
+                    }
+                }
+                Err(code) => state.end(Ended::Broken(code)),
+            }
+            Poll::Ready(())
+        })
+    }
+
+    /// Lets everything that was said reach the peer, and closes.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.io).poll_shutdown(cx).map(|_| ())
+    }
+}
+
+/// However the task goes, its streams learn of it.
+impl<T> Drop for Connection<T> {
+    fn drop(&mut self) {
+        self.core.borrow_mut().end(Ended::Lost);
+    }
+}
+
+/// Pings that tell a silent peer from a gone one.
+struct Pings {
+    every: KeepAlive,
+    timers: Timers,
+    sleep: Sleep,
+    /// A ping is on its way: `sleep` is its deadline.
+    asked: bool,
+}
+
+enum Told {
+    Ask,
+    Gone,
+}
+
+impl Pings {
+    fn new(every: KeepAlive, timers: &Timers) -> Self {
+        Self { every, timers: timers.clone(), sleep: timers.sleep(every.interval), asked: false }
+    }
+
+    fn answered(&mut self) {
+        if self.asked {
+            self.wait(false);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+        ready!(self.sleep.poll_elapsed(cx));
+        if self.asked {
+            return Poll::Ready(Told::Gone);
+        }
+        self.wait(true);
+        Poll::Ready(Told::Ask)
+    }
+
+    fn wait(&mut self, asked: bool) {
+        self.asked = asked;
+        self.sleep = self.timers.sleep(if asked { self.every.timeout } else { self.every.interval });
+    }
+}
+
+/// What may be kept between reads without anything in it.
+const SMALL_LEFT: usize = 1024;
