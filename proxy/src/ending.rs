@@ -7,7 +7,10 @@ mod tests;
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::ops::DerefMut;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -42,9 +45,16 @@ use crate::upstream::InFlight;
 
 pub use crate::ending::spans::Outcome;
 
-/// What is known about a request or connection, filled as its story goes on.
+/// A request or connection that will end. What is known about it lies apart, so that it is not copied from hand to hand, in
+/// memory that the thread uses again.
 pub struct Ending {
     local: Rc<Local>,
+    /// `None` only while it is dropped.
+    known: Option<Box<Known>>,
+}
+
+/// What is known about a request or connection, filled as its story goes on.
+pub struct Known {
     started: Instant,
     direction: Direction,
     pub client: SocketAddr,
@@ -71,6 +81,63 @@ pub struct Ending {
     endpoint_guards: Option<(InFlight, Option<Probe>)>,
     guards: Vec<Box<dyn Any>>,
     is_over: bool,
+}
+
+impl Deref for Ending {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        self.known.as_ref().expect("only drop takes it")
+    }
+}
+
+impl DerefMut for Ending {
+    fn deref_mut(&mut self) -> &mut Known {
+        self.known.as_mut().expect("only drop takes it")
+    }
+}
+
+thread_local! {
+    /// Cleared, for the next ones.
+    static SPARE: RefCell<Vec<Box<Known>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As many as end at about one time on a busy worker.
+const SPARES: usize = 64;
+
+impl Known {
+    fn new(direction: Direction, client: SocketAddr, started: Instant) -> Self {
+        Self {
+            started,
+            direction,
+            client,
+            client_identity: None,
+            service: Arc::default(),
+            route: Arc::default(),
+            endpoint: None,
+            protocol: "tcp",
+            status: 0,
+            reason: None,
+            detail: String::new(),
+            tries: 0,
+            retry: None,
+            tls: Tls::Plaintext,
+            stand: None,
+            traced: None,
+            texts: Texts::default(),
+            metrics: None,
+            room: None,
+            endpoint_guards: None,
+            guards: Vec::new(),
+            is_over: false,
+        }
+    }
+
+    /// Gives back what it holds.
+    fn clear(&mut self) {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        *self = Self::new(self.direction, nobody, self.started);
+    }
 }
 
 #[derive(Default)]
@@ -107,31 +174,15 @@ impl Ending {
     }
 
     pub fn connection(local: &Rc<Local>, direction: Direction, client: SocketAddr) -> Self {
-        Self {
-            local: Rc::clone(local),
-            started: Instant::now(),
-            direction,
-            client,
-            client_identity: None,
-            service: Arc::default(),
-            route: Arc::default(),
-            endpoint: None,
-            protocol: "tcp",
-            status: 0,
-            reason: None,
-            detail: String::new(),
-            tries: 0,
-            retry: None,
-            tls: Tls::Plaintext,
-            stand: None,
-            traced: None,
-            texts: Texts::default(),
-            metrics: None,
-            room: None,
-            endpoint_guards: None,
-            guards: Vec::new(),
-            is_over: false,
-        }
+        let known = Known::new(direction, client, Instant::now());
+        let known = match SPARE.with_borrow_mut(Vec::pop) {
+            Some(mut spare) => {
+                *spare = known;
+                spare
+            }
+            None => Box::new(known),
+        };
+        Self { local: Rc::clone(local), known: Some(known) }
     }
 
     /// Reads the request's trace context and writes our own in its place: what follows is a child of this request.
@@ -152,9 +203,10 @@ impl Ending {
     pub fn attempt(&mut self, endpoint: SocketAddr, tls: Tls, head: &mut RequestHead) {
         self.endpoint = Some(endpoint);
         self.tls = tls;
+        let (local, tries) = (Rc::clone(&self.local), self.tries);
         if let Some(traced) = &mut self.traced {
-            let span = traced.span().child(&mut *self.local.dice.borrow_mut());
-            if let Some(span) = traced.attempt(span, self.tries, endpoint) {
+            let span = traced.span().child(&mut *local.dice.borrow_mut());
+            if let Some(span) = traced.attempt(span, tries, endpoint) {
                 trace::inject(&mut head.headers, &span.context);
             }
         }
@@ -257,7 +309,7 @@ impl Ending {
                 ended: SystemTime::now(),
                 direction: self.direction,
                 client: self.client,
-                client_identity: self.client_identity.take(),
+                client_identity: self.client_identity.clone(),
                 service: Arc::clone(&self.service),
                 route: Arc::clone(&self.route),
                 endpoint: self.endpoint,
@@ -268,7 +320,7 @@ impl Ending {
                 status: self.status,
                 grpc_status: end.grpc_status,
                 reason: self.reason,
-                detail: std::mem::take(&mut self.detail),
+                detail: self.detail.clone(),
                 duration,
                 tries: self.tries,
                 retry: self.retry,
@@ -302,5 +354,14 @@ impl Drop for Ending {
             let cut = if panicked { Reason::InternalPanic } else { Reason::ClientGone };
             self.over(End { cut: Some(cut), ..End::default() });
         }
+        let Some(mut known) = self.known.take() else { return };
+        known.clear();
+        // A thread that ends keeps nothing.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARES {
+                spare.push(known);
+            }
+        });
     }
 }

@@ -36,7 +36,7 @@ pub struct Response<'c, L> {
     pub head: ResponseHead,
     pub body: Body<'c>,
     /// After a 101 or a 2xx to CONNECT: the upstream's half of the tunnel, with bytes already read from it.
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Box<Tunnel>>,
     pub log: L,
 }
 

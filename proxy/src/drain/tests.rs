@@ -32,7 +32,7 @@ fn notices_are_spread_over_half_of_the_draining_phase() {
 async fn phases_come_in_order_and_at_their_times() {
     let (drain, mut watch) = channel();
     assert_eq!(watch.phase(), Phase::Serving);
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     let run = drain.run(Times::from_grace(seconds(30)), || false);
     let observe = async {
         let mut seen = Vec::new();
@@ -58,7 +58,7 @@ async fn the_end_comes_early_where_nothing_is_left() {
     ];
     for (open, expected) in cases {
         let (drain, _watch) = channel();
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let tenths = || (start.elapsed().as_millis() / 100) as u64;
         let is_quiet = || open.iter().rfind(|(from, _)| *from <= tenths()).is_some_and(|(_, open)| *open == 0);
         drain.run(Times::from_grace(seconds(30)), is_quiet).await;

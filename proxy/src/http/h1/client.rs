@@ -68,7 +68,7 @@ pub enum Parting {
 pub struct Answered<'c> {
     pub head: ResponseHead,
     pub body: Body<'c>,
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Box<Tunnel>>,
 }
 
 impl Client {
@@ -170,8 +170,8 @@ impl Client {
         if head.status == 101 || (request.method == "CONNECT" && (200..300).contains(&head.status)) {
             let guard = self.guard.take();
             let stream = self.wire.into_stream();
-            let tunnel = Some(Tunnel { io: stream.io, read: stream.read, guard, idle: None });
-            return Answered { head, body: Body::Empty, tunnel };
+            let tunnel = Tunnel { io: stream.io, read: stream.read, guard, idle: None };
+            return Answered { head, body: Body::Empty, tunnel: Some(Box::new(tunnel)) };
         }
         let decoder = Decoder::new(parsed.framing);
         let mut answer = Answer {

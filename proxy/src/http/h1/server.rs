@@ -336,7 +336,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         if let Some(upstream) = tunnel {
             // RFC 9110 section 9.3.6: nothing follows but the tunnel.
             head.headers.remove("content-length");
-            return self.open_tunnel(head, upstream, log).await;
+            return self.open_tunnel(head, *upstream, log).await;
         }
         let plan = self.plan(&asked, &head, &body);
         let encoded =

@@ -355,7 +355,7 @@ async fn a_tunnel_is_handed_over_with_what_was_read() {
         head.headers.push(b"Upgrade", b"websocket");
         let (io, _) = tokio::io::duplex(64);
         let tunnel = Tunnel { io: Io::Memory(io), read: BytesMut::from(&b"hello"[..]), guard: None, idle: None };
-        Response { head, body: Body::Empty, tunnel: Some(tunnel), log: log() }
+        Response { head, body: Body::Empty, tunnel: Some(Box::new(tunnel)), log: log() }
     });
     let raw = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00";
     client.write_all(raw).await.unwrap();
