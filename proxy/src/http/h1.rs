@@ -12,6 +12,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod wire;
+mod words;
 
 pub use crate::http::h1::client::Answer;
 pub use crate::http::h1::client::Answered;

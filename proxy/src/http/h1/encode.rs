@@ -9,6 +9,7 @@ use crate::http::decimal;
 use crate::http::h1::fields::is_connection_level;
 use crate::http::h1::fields::is_token;
 use crate::http::h1::parse::Framing;
+use crate::http::h1::words::ends_line;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 
@@ -172,18 +173,6 @@ fn content_length(length: u64, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// Eight bytes at a time: a byte of a word is zero where taking one from it borrows.
-fn ends_line(value: &[u8]) -> bool {
-    const ONES: u64 = u64::MAX / 255;
-    let any_zero = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let (words, rest) = value.as_chunks::<8>();
-    let found = words.iter().fold(0, |found, word| {
-        let word = u64::from_ne_bytes(*word);
-        found | any_zero(word) | any_zero(word ^ (ONES * 0x0d)) | any_zero(word ^ (ONES * 0x0a))
-    });
-    found != 0 || rest.iter().any(|b| matches!(b, b'\r' | b'\n' | 0))
-}
-
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
@@ -192,24 +181,4 @@ fn put(out: &mut BytesMut, parts: &[&[u8]]) {
 
 pub fn standard_phrase(status: u16) -> &'static str {
     ::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ends_line;
-
-    #[test]
-    fn a_line_end_is_seen_wherever_it_stands() {
-        for length in 0..40 {
-            let plain: Vec<u8> = (0..length).map(|n| b"\x01\x09\x0b\x0c\x0e az~\x7f\x80\x8a\x8d\xff"[n % 13]).collect();
-            assert!(!ends_line(&plain), "{plain:?}");
-            for at in 0..length {
-                for end in [b'\r', b'\n', 0] {
-                    let mut text = plain.clone();
-                    text[at] = end;
-                    assert!(ends_line(&text), "{text:?}");
-                }
-            }
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use leno_proto::request::Headers;
 
 use crate::http::h1::parse::Refusal;
+use crate::http::h1::words;
 
 /// The fields of one head: the end-to-end ones in `headers`, the connection's own apart.
 pub struct FieldLines<'a> {
@@ -156,7 +157,7 @@ fn next_field(lines: &[u8]) -> Result<Option<FieldLine<'_>>, Refusal> {
         _ => return Err(Refusal::Bad("field name")),
     }
     let value = &lines[colon + 1..];
-    let end = value.iter().position(|&b| !is_value(b)).ok_or(Refusal::Bad("field line is cut"))?;
+    let end = words::no_value(value).ok_or(Refusal::Bad("field line is cut"))?;
     if !value[end..].starts_with(b"\r\n") {
         return Err(Refusal::Bad("control byte in a field value"));
     }
@@ -167,6 +168,7 @@ fn next_field(lines: &[u8]) -> Result<Option<FieldLine<'_>>, Refusal> {
 }
 
 /// Optional whitespace is space and tab only.
+#[inline]
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -220,6 +222,7 @@ enum Known {
 }
 
 impl Known {
+    #[inline]
     fn of(name: &[u8]) -> Known {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
@@ -244,10 +247,12 @@ pub fn is_connection_level(name: &[u8]) -> bool {
     Known::of(name) != Known::Other
 }
 
+#[inline]
 pub fn is_token(b: u8) -> bool {
     CLASS[b as usize] & TOKEN != 0
 }
 
+#[inline]
 pub fn is_value(b: u8) -> bool {
     CLASS[b as usize] & VALUE != 0
 }

@@ -11,6 +11,7 @@ use crate::error::Reason;
 use crate::http::h1::fields::Connection;
 use crate::http::h1::fields::FieldLines;
 use crate::http::h1::fields::is_token;
+use crate::http::h1::words;
 use crate::http::head;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
@@ -124,7 +125,7 @@ impl Scan {
         if buf.get(self.start).is_some_and(|&b| !is_token(b)) {
             return Err(Refusal::Bad("the head does not begin with a token"));
         }
-        while let Some(found) = buf[self.seen..].iter().position(|&b| b == b'\n') {
+        while let Some(found) = words::line_feed(&buf[self.seen..]) {
             let at = self.seen + found;
             self.seen = at + 1;
             if at == self.line_start || buf[at - 1] != b'\r' {
@@ -249,7 +250,7 @@ fn kept_phrase(status: u16, phrase: &[u8]) -> Vec<u8> {
 }
 
 fn split_line(head: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
-    let lf = head.iter().position(|&b| b == b'\n').ok_or(Refusal::Bad("no first line"))?;
+    let lf = words::line_feed(head).ok_or(Refusal::Bad("no first line"))?;
     let line = head[..lf].strip_suffix(b"\r").ok_or(Refusal::Bad("a line does not end in CRLF"))?;
     Ok((line, &head[lf + 1..]))
 }
