@@ -97,9 +97,11 @@ impl DerefMut for Ending {
     }
 }
 
+/// Cleared, for the next ones.
+struct Spare(#[expect(clippy::vec_box, reason = "the boxes are what is kept")] Vec<Box<Known>>);
+
 thread_local! {
-    /// Cleared, for the next ones.
-    static SPARE: RefCell<Vec<Box<Known>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare(Vec::new())) };
 }
 
 /// As many as end at about one time on a busy worker.
@@ -175,7 +177,7 @@ impl Ending {
 
     pub fn connection(local: &Rc<Local>, direction: Direction, client: SocketAddr) -> Self {
         let known = Known::new(direction, client, Instant::now());
-        let known = match SPARE.with_borrow_mut(Vec::pop) {
+        let known = match SPARE.with_borrow_mut(|spare| spare.0.pop()) {
             Some(mut spare) => {
                 *spare = known;
                 spare
@@ -359,8 +361,8 @@ impl Drop for Ending {
         // A thread that ends keeps nothing.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            if spare.len() < SPARES {
-                spare.push(known);
+            if spare.0.len() < SPARES {
+                spare.0.push(known);
             }
         });
     }
