@@ -76,8 +76,9 @@ impl Common {
     /// Whether the field is still wanted.
     fn counts(&mut self, name: &[u8], value: &[u8]) -> bool {
         match self.room.checked_sub(name.len() + value.len() + FIELD) {
-            Some(room) => self.room = room,
-            None => {
+            // Our lists count the bytes of a name in 16 bits.
+            Some(room) if name.len() <= usize::from(u16::MAX) => self.room = room,
+            Some(_) | None => {
                 self.room = 0;
                 self.refuse(Refusal::TooLarge);
             }
