@@ -31,9 +31,10 @@ const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
 const CONTAINERD: &str = "no_btrfs,no_devmapper,no_zfs";
 
 const TOOLS: [Tool; 16] = [
-    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    // Programs of one module stand together, because they are built together.
     plain("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
     plain("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
+    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
@@ -109,12 +110,39 @@ pub(crate) fn build(names: &[&str]) -> anyhow::Result<()> {
     eprintln!(
         "building {count} upstream programs (about 10 minutes in all when cold; they stay in target/cluster/bin)"
     );
-    for (number, (tool, stamp)) in missing.into_iter().enumerate() {
+    // What comes from one module the same way is built at once: while one program is linked, another is compiled.
+    for group in missing.chunk_by(|(one, _), (next, _)| one.is_built_with(next)) {
         let start = Instant::now();
-        eprint!("  [{}/{count}] {} ...", number + 1, tool.name);
-        tool.build(&folder)?;
+        let tools: Vec<&Tool> = group.iter().map(|(tool, _)| *tool).collect();
+        let names: Vec<&str> = tools.iter().map(|tool| tool.name).collect();
+        eprint!("  {} ...", names.join(", "));
+        compile(&tools, &folder)?;
         eprintln!(" {:.0} s", start.elapsed().as_secs_f32());
-        fs::write(folder.join(format!(".{}", tool.name)), stamp)?;
+        for (tool, stamp) in group {
+            fs::write(folder.join(format!(".{}", tool.name)), stamp)?;
+        }
+    }
+    Ok(())
+}
+
+/// Programs of one module, in one run of the compiler.
+fn compile(tools: &[&Tool], folder: &Path) -> anyhow::Result<()> {
+    let first = tools.first().context("nothing to compile")?;
+    // Renamed at the end, so that what has a program's name is whole.
+    let unfinished = folder.join(".new");
+    fs::create_dir_all(&unfinished)?;
+    let mut go = Command::new("nice");
+    go.args(["-n", "19", "go"]).args(if first.name == CONFORMANCE { &["test", "-c"][..] } else { &["build"] });
+    go.args(["-mod=readonly", "-trimpath", "-buildvcs=false"]);
+    go.arg("-tags").arg(first.tags).arg("-ldflags").arg(format!("-s -w {}", first.link));
+    // Several go into a folder under their packages' names, which are theirs; one alone is named here.
+    let out = if tools.len() == 1 { unfinished.join(first.name) } else { unfinished.clone() };
+    go.arg("-o").arg(out).args(tools.iter().map(|tool| tool.package));
+    let status = go.current_dir(first.module()).env("CGO_ENABLED", "0").status().context("start nice and go")?;
+    anyhow::ensure!(status.success(), "{}: {}: {status}", first.module().display(), shell::line(&go));
+    for tool in tools {
+        fs::rename(unfinished.join(tool.name), folder.join(tool.name))
+            .with_context(|| format!("{} made no {}", tool.package, tool.name))?;
     }
     Ok(())
 }
@@ -147,17 +175,8 @@ impl Tool {
         Ok(format!("{:016x}\n", hasher.finish()))
     }
 
-    fn build(&self, folder: &Path) -> anyhow::Result<()> {
-        // Renamed at the end, so that what has the program's name is whole.
-        let unfinished = folder.join(format!(".{}.new", self.name));
-        let mut go = Command::new("nice");
-        go.args(["-n", "19", "go"]).args(if self.name == CONFORMANCE { &["test", "-c"][..] } else { &["build"] });
-        go.args(["-mod=readonly", "-trimpath", "-buildvcs=false"]);
-        go.arg("-tags").arg(self.tags).arg("-ldflags").arg(format!("-s -w {}", self.link));
-        go.arg("-o").arg(&unfinished).arg(self.package);
-        let status = go.current_dir(self.module()).env("CGO_ENABLED", "0").status().context("start nice and go")?;
-        anyhow::ensure!(status.success(), "{}: {}: {status}", self.module().display(), shell::line(&go));
-        fs::rename(&unfinished, folder.join(self.name))?;
-        Ok(())
+    /// Whether one run of the compiler gives both.
+    fn is_built_with(&self, other: &Self) -> bool {
+        (self.module, self.tags, self.link) == (other.module, other.tags, other.link)
     }
 }
