@@ -68,7 +68,7 @@ impl Life<'_> {
 
     /// A pod may be there for as long as its grace period.
     fn end(&self) -> anyhow::Result<()> {
-        let arguments = ["delete", "namespace", LIFE, "--ignore-not-found", "--wait", "--timeout=180s"];
+        let arguments = ["delete", "namespace", LIFE, "--ignore-not-found", "--wait", "--timeout=300s"];
         self.target.kubectl(&arguments).map(drop)
     }
 
@@ -81,7 +81,7 @@ impl Life<'_> {
     /// Calls have gone on since this many, and none has failed.
     fn unharmed(&self, since: u64) -> anyhow::Result<()> {
         let mut last = String::new();
-        eventually(Duration::from_secs(120), || {
+        eventually(Duration::from_secs(300), || {
             let Figures { total, text, .. } = self.figures()?;
             last = text;
             ensure!(total >= since + CALLS, "the caller stands still: {last}");
@@ -144,13 +144,13 @@ impl Life<'_> {
                 "{{\"apiVersion\": \"policy/v1\", \"kind\": \"Eviction\", \"metadata\": {{\"name\": \"{pod}\", \"namespace\": \"{LIFE}\"}}}}"
             );
             let path = format!("/api/v1/namespaces/{LIFE}/pods/{pod}/eviction");
-            eventually(Duration::from_secs(180), || {
+            eventually(Duration::from_secs(300), || {
                 self.target.feed(&["create", "--raw", &path, "-f", "-"], &eviction)
             })?;
         }
         let gone: Vec<String> = pods.split(' ').map(|pod| format!("pod/{pod}")).collect();
         let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
-        let wait = ["-n", LIFE, "wait", "--for=delete", "--timeout=120s"];
+        let wait = ["-n", LIFE, "wait", "--for=delete", "--timeout=300s"];
         self.target.kubectl(&[&wait[..], &gone[..]].concat())?;
         self.rolled_out(LIFE, "catalog")
     }
@@ -172,8 +172,8 @@ impl Life<'_> {
         let Figures { failed, text, .. } = self.figures()?;
         ensure!(failed == 0, "without control plane: {text}");
         self.target.scale("1")?;
-        eventually(Duration::from_secs(60), || self.target.feed(&["create", "-f", "-"], &meshed))?;
-        self.target.kubectl(&["-n", LIFE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=120s"])?;
+        eventually(Duration::from_secs(120), || self.target.feed(&["create", "-f", "-"], &meshed))?;
+        self.target.kubectl(&["-n", LIFE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=300s"])?;
         self.target.kubectl(&["-n", LIFE, "delete", "pod", "alone"]).map(drop)
     }
 
@@ -183,7 +183,7 @@ impl Life<'_> {
         let stopped = cluster.stop("kube-apiserver")?;
         std::thread::sleep(API_AWAY);
         drop(stopped);
-        eventually(Duration::from_secs(60), || self.target.kubectl(&["get", "--raw", "/readyz"]).map(drop))?;
+        eventually(Duration::from_secs(120), || self.target.kubectl(&["get", "--raw", "/readyz"]).map(drop))?;
         // What happens after it is known again.
         self.restart(LIFE, "catalog")
     }
