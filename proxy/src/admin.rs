@@ -27,18 +27,23 @@ use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
+use crate::metrics::Level;
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 
 /// What the rest of the proxy lets be seen and done here.
 pub struct Views {
     pub metrics: Arc<Metrics>,
+    /// What the metrics do not count: limits and breakers by destination.
+    pub levels: Box<dyn Fn() -> Vec<Level> + Send + Sync>,
     /// What the proxy still waits for, a line each; empty: ready.
     pub waits_for: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Named dumps for `leno-proxy show NAME`, such as `config` or `pools`. They never hold key material.
     pub shows: Vec<(&'static str, Show)>,
     /// The application's, performed for the kubelet at `/probe/CONTAINER/KIND`.
     pub probes: Arc<Probes>,
+    /// Changes what the proxy logs about itself until it restarts; an error says how a filter is written.
+    pub log: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
     /// Begins the drain; again: nothing.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
@@ -48,6 +53,9 @@ pub type Show = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Connections served at once on each of the two; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 64;
+
+/// `POST /log-level/FILTER`, the filter percent-encoded.
+const LOG: &str = "/log-level/";
 
 /// A client of these ports sends its head and reads its answer within this time, or is closed.
 const TIME_MAX: Duration = Duration::from_secs(30);
@@ -133,6 +141,13 @@ async fn answer(views: &Views, door: Door, request: &http::Request<Incoming>) ->
             (views.drain)();
             text(StatusCode::OK, "draining\n".to_owned())
         }
+        (&Method::POST, path) if door == Door::Socket && path.starts_with(LOG) => {
+            let filter = unescape(&path[LOG.len()..]);
+            match (views.log)(&filter) {
+                Ok(()) => text(StatusCode::OK, format!("logs {filter} until it restarts\n")),
+                Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
+            }
+        }
         (&Method::GET | &Method::HEAD, path) => look(views, door, path),
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET here; see leno-proxy --help for drain\n".to_owned()),
     }
@@ -162,7 +177,7 @@ fn look(views: &Views, door: Door, path: &str) -> http::Response<Full<Bytes>> {
             waits => text(StatusCode::SERVICE_UNAVAILABLE, waits.join("\n") + "\n"),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, views.metrics.render());
+            let mut response = text(StatusCode::OK, views.metrics.render_with(&(views.levels)()));
             let kind = http::HeaderValue::from_static("text/plain; version=0.0.4");
             response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
             response
@@ -187,6 +202,33 @@ fn text(status: StatusCode, body: String) -> http::Response<Full<Bytes>> {
     let mut response = http::Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response
+}
+
+/// The name under which a proxy is asked to log something else.
+pub fn log_level(filter: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~=,:".contains(&byte);
+    let written =
+        filter.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
+    format!("{}{}", &LOG[1..], written.collect::<String>())
+}
+
+/// What is not well encoded stands for itself.
+fn unescape(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Asks a running proxy through its socket: `GET /NAME`, or `POST /drain`.

@@ -22,6 +22,7 @@ use leno_proto::policy::ServicePort;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tracing_subscriber::EnvFilter;
 
 use crate::access_log::AccessLog;
 use crate::admin;
@@ -81,7 +82,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// # Errors
 /// An address, a folder or a thread cannot be had.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    start_logging(&config.log)?;
+    let logs = start_logging(&config.log)?;
     if let Err(error) = net::raise_descriptors() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -140,7 +141,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let export =
         control.spawn(vital("the export of spans", export_spans(config.clone(), shared.state.clone(), span_queue)));
     let last_words = shared.spans.clone();
-    let end = control.block_on(vital("the control task", govern(&config, &shared, side, &drain, &hands)));
+    let reins = Reins { drain: drain.clone(), crew: hands.clone(), logs };
+    let end = control.block_on(vital("the control task", govern(&config, &shared, side, &reins)));
+    drop(reins);
     // Whatever ended it, connections are cut now, and the threads return.
     drain.enter(Phase::Forced);
     for thread in threads {
@@ -154,11 +157,25 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     end
 }
 
-fn start_logging(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+/// What the proxy logs about itself, which may change while it runs.
+#[derive(Clone)]
+struct Logs(Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
+
+impl Logs {
+    fn set(&self, filter: &str) -> Result<(), String> {
+        let parsed = EnvFilter::try_new(filter);
+        (self.0)(parsed.map_err(|error| format!("{filter:?}: {error}; write such as info or info,leno_proxy=debug"))?)
+    }
+}
+
+fn start_logging(filter: &str) -> anyhow::Result<Logs> {
+    let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("LENO_LOG (--log) is {filter:?}; write such as info or info,leno_proxy=debug"))?;
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
-    Ok(())
+    let lines = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr);
+    let lines = lines.with_filter_reloading();
+    let handle = lines.reload_handle();
+    lines.init();
+    Ok(Logs(Arc::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))))
 }
 
 /// Every address that we listen on, and what it stands for.
@@ -320,14 +337,16 @@ fn worker_count(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| worker::count(worker::cpu_quota()))
 }
 
+/// By what the proxy is told to end, and what to say meanwhile.
+struct Reins {
+    drain: Arc<Drain>,
+    crew: Arc<Crew>,
+    logs: Logs,
+}
+
 /// The control side at work: identity, session, status, telemetry; ends with the proxy.
-async fn govern(
-    config: &Config,
-    shared: &Shared,
-    side: ControlSide,
-    drain: &Arc<Drain>,
-    crew: &Crew,
-) -> anyhow::Result<()> {
+async fn govern(config: &Config, shared: &Shared, side: ControlSide, reins: &Reins) -> anyhow::Result<()> {
+    let Reins { drain, crew, logs } = reins;
     let ControlSide { progress, renewal, session } = side;
     // Explicit listeners know what they will need: ask before the first connection does.
     for listen in &config.outbound_listen {
@@ -337,7 +356,8 @@ async fn govern(
     tokio::spawn(vital("the renewal of the certificate", renewal.run()));
     tokio::spawn(vital("the session with the control plane", session.run()));
     let begin = Arc::new(tokio::sync::Notify::new());
-    let views = Arc::new(views::of(shared, progress, config.probes.clone(), begin.clone()));
+    let levers = views::Levers { begin: begin.clone(), logs: logs.clone() };
+    let views = Arc::new(views::of(shared, progress, config.probes.clone(), levers));
     let status = TcpListener::bind(config.status)
         .await
         .with_context(|| format!("LENO_STATUS (--status): listen on {}", config.status))?;

@@ -37,6 +37,7 @@ pub enum Invocation {
     Init { rules: Rules, action: InitAction },
     Show { socket: PathBuf, what: String },
     Drain { socket: PathBuf },
+    LogLevel { socket: PathBuf, filter: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,6 +358,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<In
             Invocation::Show { socket: socket(&Settings { vars: RUN, matches }), what }
         }
         Some(("drain", matches)) => Invocation::Drain { socket: socket(&Settings { vars: RUN, matches }) },
+        Some(("log-level", matches)) => {
+            let filter = matches.get_one::<String>("filter").cloned().unwrap_or_default();
+            Invocation::LogLevel { socket: socket(&Settings { vars: RUN, matches }), filter }
+        }
         Some(_) | None => unreachable!("clap demands one of these subcommands"),
     })
 }
@@ -391,6 +396,12 @@ pub fn command() -> Command {
                 .about("Prints what a running sidecar knows, as JSON")
                 .args(place())
                 .arg(Arg::new("what").default_value("config").help("A dump's name, such as config")),
+        )
+        .subcommand(
+            Command::new("log-level")
+                .about("Changes what a running sidecar logs about itself, until it restarts")
+                .args(place())
+                .arg(Arg::new("filter").required(true).help("Such as info, or info,leno_proxy=debug")),
         )
         .subcommand(Command::new("drain").about("Begins a running sidecar's end: it serves what it has and then stops").args(place()))
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Invocation::Init { rules, action } => init(&rules, action),
         Invocation::Show { socket, what } => ask(&socket, http::Method::GET, &what),
         Invocation::Drain { socket } => ask(&socket, http::Method::POST, "drain"),
+        Invocation::LogLevel { socket, filter } => ask(&socket, http::Method::POST, &admin::log_level(&filter)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -344,6 +344,16 @@ struct RequestsKey {
 /// Sets of series that one family may have; what comes after them is counted together as `other`.
 const SERIES_MAX: usize = 1000;
 
+/// What policy allows towards a destination, and whether its breaker lets anything through: read when asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    pub service: Arc<str>,
+    /// `connection.maxConnections`.
+    pub connections_max: u32,
+    /// `None`: it has no breaker.
+    pub breaker_open: Option<bool>,
+}
+
 /// All metrics of this process. Workers ask for their handles when they take a new snapshot.
 #[derive(Default)]
 pub struct Metrics {
@@ -375,6 +385,11 @@ impl Metrics {
 
     /// Prometheus text format 0.0.4.
     pub fn render(&self) -> String {
+        self.render_with(&[])
+    }
+
+    /// With what is known of destinations beside what has been counted.
+    pub fn render_with(&self, levels: &[Level]) -> String {
         let mut text = text::Text::default();
         text::proxy(&mut text, &self.proxy);
         // Copies of the handles, so that no lock is held while text is made.
@@ -382,6 +397,7 @@ impl Metrics {
         text::requests(&mut text, &requests);
         let pools: Vec<_> = self.pools.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         text::pools(&mut text, &pools);
+        text::levels(&mut text, &levels[..levels.len().min(SERIES_MAX)]);
         text.finish()
     }
 }

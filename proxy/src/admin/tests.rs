@@ -16,6 +16,10 @@ fn fixture(name: &str, waits: &[&str]) -> Fixture {
     let (counted, waits) = (drains.clone(), waits.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
     let views = Views {
         metrics: Arc::default(),
+        levels: Box::new(Vec::new),
+        log: Box::new(
+            |filter| if filter == "info,leno_proxy[{a=1}]=debug" { Ok(()) } else { Err("write info".to_owned()) },
+        ),
         waits_for: Box::new(move || waits.clone()),
         shows: vec![("config", Box::new(|| serde_json::json!({"a": 1})))],
         probes: Arc::default(),
@@ -109,4 +113,17 @@ async fn the_socket_shows_and_drains_and_names_what_there_is() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     std::fs::remove_dir_all(&fixture.folder).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_logged_changes_through_the_socket_alone() {
+    let fixture = fixture("log", &[]);
+    let path = fixture.folder.join("admin.sock");
+    tokio::spawn(serve_socket(open_socket(&path).unwrap(), fixture.views.clone()));
+    let said = ask(&path, Method::POST, &log_level("info,leno_proxy[{a=1}]=debug")).await.unwrap();
+    assert_eq!(said, "logs info,leno_proxy[{a=1}]=debug until it restarts\n");
+    let refused = ask(&path, Method::POST, &log_level("100 %")).await.unwrap_err();
+    assert_eq!(refused.to_string(), "write info");
+    let (status, _) = get(status_port(&fixture).await, Method::POST, "/log-level/debug").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
 }

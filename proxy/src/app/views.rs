@@ -7,22 +7,35 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::admin::Views;
+use crate::app::Logs;
+use crate::breaker::Phase as Breaker;
 use crate::control::progress::Progress;
 use crate::drain::Phase;
 use crate::local::Shared;
+use crate::metrics::Level;
 use crate::probe::Probes;
 use crate::upstream::Target;
 
-/// `begin` is told when somebody asks for the drain.
-pub(super) fn of(shared: &Shared, progress: Arc<Progress>, probes: Arc<Probes>, begin: Arc<Notify>) -> Views {
+/// What the socket moves.
+pub(super) struct Levers {
+    /// Told when somebody asks for the drain.
+    pub(super) begin: Arc<Notify>,
+    pub(super) logs: Logs,
+}
+
+pub(super) fn of(shared: &Shared, progress: Arc<Progress>, probes: Arc<Probes>, levers: Levers) -> Views {
+    let Levers { begin, logs } = levers;
     let waits = shared.clone();
     let waits_for = move || match waits.drain.phase() {
         Phase::Serving => progress.waits_for(&waits.tls, &waits.state),
         phase => vec![format!("nothing any more: {phase:?}")],
     };
+    let state = shared.state.clone();
     let (config, pools, certs) = (shared.clone(), shared.clone(), shared.clone());
     Views {
         metrics: shared.metrics.clone(),
+        levels: Box::new(move || state.load().targets().map(|target| level(target)).collect()),
+        log: Box::new(move |filter| logs.set(filter)),
         waits_for: Box::new(waits_for),
         shows: vec![
             ("config", Box::new(move || show_config(&config))),
@@ -69,6 +82,14 @@ fn pool(target: &Target) -> Value {
         "requests": {"in_use": target.shared.requests.in_use(), "limit": target.shared.requests.limit()},
         "endpoints": target.members.iter().map(endpoint).collect::<Vec<_>>(),
     })
+}
+
+fn level(target: &Target) -> Level {
+    Level {
+        service: Arc::clone(&target.label),
+        connections_max: target.shared.connections.limit(),
+        breaker_open: target.shared.breaker.as_ref().map(|breaker| breaker.phase() != Breaker::Closed),
+    }
 }
 
 fn show_certificates(shared: &Shared) -> Value {

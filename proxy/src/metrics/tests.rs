@@ -65,7 +65,10 @@ fn every_family_is_introduced_once_and_every_sample_belongs_to_one() {
     let metrics = Metrics::default();
     metrics.pool("n/s:80", 0).acquire.record(Duration::from_millis(1));
     metrics.requests(Direction::Inbound, "80", "", 0).ended(Tls::Mtls, 0, None, Duration::ZERO);
-    let text = metrics.render();
+    let level = Level { service: "n/s:80".into(), connections_max: 1024, breaker_open: Some(true) };
+    let text = metrics.render_with(&[level]);
+    assert!(text.contains("leno_pool_limit{service=\"n/s:80\"} 1024\n"));
+    assert!(text.contains("leno_breaker_open{service=\"n/s:80\"} 1\n"));
     let mut families: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let count = families.len();
     families.sort_unstable();

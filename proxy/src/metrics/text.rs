@@ -9,6 +9,7 @@ use crate::metrics::Close;
 use crate::metrics::Counter;
 use crate::metrics::Direction;
 use crate::metrics::Histogram;
+use crate::metrics::Level;
 use crate::metrics::Mirror;
 use crate::metrics::Pool;
 use crate::metrics::Proxy;
@@ -245,6 +246,20 @@ pub(super) fn pools(text: &mut Text, rows: &[(Arc<str>, Vec<Arc<Pool>>)]) {
     text.family(name, "histogram", "Time that new connections took, TCP and TLS.");
     for (service, workers) in rows {
         text.histogram(name, &labelled(service), workers.iter().map(|p| &p.connect));
+    }
+}
+
+pub(super) fn levels(text: &mut Text, rows: &[Level]) {
+    let labelled = |row: &Level| format!("service=\"{}\"", escape(&row.service));
+    let name = "leno_pool_limit";
+    text.family(name, "gauge", "Connections to the service's endpoints that policy allows.");
+    rows.iter().for_each(|row| text.sample(name, &labelled(row), row.connections_max));
+    let name = "leno_breaker_open";
+    text.family(name, "gauge", "1 while the service's breaker is open or only tries requests.");
+    for row in rows {
+        if let Some(open) = row.breaker_open {
+            text.sample(name, &labelled(row), u8::from(open));
+        }
     }
 }
 
