@@ -66,6 +66,7 @@ use crate::push::session::Shared;
 use crate::push::sessions::Live;
 use crate::push::sessions::Sessions;
 use crate::reconcile;
+use crate::reconcile::Reconciler;
 use crate::reconcile::Table;
 use crate::source;
 use crate::source::Batch;
@@ -168,16 +169,17 @@ pub fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Mesh, Error> {
     let directory = Directory::open(path.clone(), Some(admitted)).map_err(Error::file("read", path))?;
     let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
     tokio::spawn(vital("the source", source::run(directory, batches_in)));
-    let (tables, offers) = publish(batches);
+    let (tables, offers) = publish(config, batches);
     let explain = explain_page(tables.clone());
     Ok(Mesh { tables: offers, status: status_page(tables, sessions.clone()), explain, cluster: None })
 }
 
 /// From the source's batches to what sessions are offered.
-fn publish(batches: mpsc::Receiver<Batch>) -> (watch::Receiver<Option<Arc<Table>>>, Offers) {
+fn publish(config: &Config, batches: mpsc::Receiver<Batch>) -> (watch::Receiver<Option<Arc<Table>>>, Offers) {
     let (tables_in, tables) = watch::channel(None);
     let (offers_in, offers) = watch::channel(None);
-    tokio::spawn(vital("the reconciler", reconcile::run(batches, tables_in, convert::encode)));
+    let reconciler = Reconciler::on(config.base(), convert::encode);
+    tokio::spawn(vital("the reconciler", reconcile::run(reconciler, batches, tables_in)));
     tokio::spawn(vital("the offers", offer::follow(tables.clone(), offers_in)));
     (tables, offers)
 }

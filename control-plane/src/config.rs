@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use leno_proto::identity::TrustDomain;
 
 use crate::ca::LEAF_TTL;
+use crate::index::Base;
 use crate::inject::Settings;
 
 /// Watches what users declare and tells each sidecar what concerns it.
@@ -57,9 +59,39 @@ pub struct Config {
     pub webhook: Option<SocketAddr>,
     #[command(flatten)]
     pub injection: Injection,
+    #[command(flatten)]
+    pub mesh: MeshDefaults,
     /// How sidecars and logs name this replica.
     #[arg(long, env = "LENO_REPLICA", value_name = "NAME", default_value = "local")]
     pub replica: String,
+}
+
+/// What holds where the Mesh object says nothing, or is not there.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Where the Mesh says nothing")]
+pub struct MeshDefaults {
+    /// Networks of Services and Pods; by default the private ranges.
+    #[arg(long, env = "LENO_MESH_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
+    pub mesh_networks: Vec<IpNet>,
+    /// An OTLP receiver for the spans of sidecars.
+    #[arg(long, env = "LENO_TRACING_ENDPOINT", value_name = "URL")]
+    pub tracing_endpoint: Option<String>,
+    /// Of a million root spans, how many are kept.
+    #[arg(long, env = "LENO_TRACING_SAMPLING", value_name = "PPM", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub tracing_sampling: Option<u32>,
+}
+
+impl Config {
+    /// Under every Mesh.
+    pub fn base(&self) -> Base {
+        let MeshDefaults { mesh_networks, tracing_endpoint, tracing_sampling } = self.mesh.clone();
+        Base {
+            trust_domain: Some(self.trust_domain.clone()),
+            mesh_networks: (!mesh_networks.is_empty()).then_some(mesh_networks),
+            tracing_endpoint: tracing_endpoint.filter(|url| !url.is_empty()),
+            sampling_ppm: tracing_sampling,
+        }
+    }
 }
 
 /// What injected Pods are given.

@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use leno_proto::identity::TrustDomain;
+
 use crate::object::Event;
 use crate::object::Kind;
 use crate::object::Name;
@@ -41,8 +44,19 @@ pub enum Topic {
     PoliciesOn(Target),
 }
 
+/// What the operator set at start, which holds where the Mesh says nothing. It is the same on every replica, and never changes
+/// while a world lives.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Base {
+    pub trust_domain: Option<TrustDomain>,
+    pub mesh_networks: Option<Vec<IpNet>>,
+    pub tracing_endpoint: Option<String>,
+    pub sampling_ppm: Option<u32>,
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct World {
+    base: Arc<Base>,
     objects: BTreeMap<ObjectId, Arc<Object>>,
     topics: BTreeMap<Topic, BTreeSet<ObjectId>>,
 }
@@ -55,6 +69,14 @@ pub struct Dirty {
 }
 
 impl World {
+    pub fn with(base: Base) -> World {
+        World { base: Arc::new(base), ..World::default() }
+    }
+
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
     /// Takes a batch in. The order of events about different objects does not matter; the last about one object counts.
     pub fn apply(&mut self, events: Vec<Event>) -> Dirty {
         let mut dirty = Dirty::default();

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio::time::sleep_until;
 
 use crate::compile;
+use crate::index::Base;
 use crate::index::Dirty;
 use crate::index::Topic;
 use crate::index::World;
@@ -87,6 +88,11 @@ impl Reconciler {
         Reconciler { encode, world: Arc::default(), table: None }
     }
 
+    /// With what holds where the Mesh says nothing.
+    pub fn on(base: Base, encode: Encode) -> Reconciler {
+        Reconciler { encode, world: Arc::new(World::with(base)), table: None }
+    }
+
     /// The first reading of a source is waited for by everybody.
     fn haste(&self, batch: &Batch) -> Haste {
         if self.table.is_none() { Haste::AtOnce } else { debounce::haste(&self.world, &batch.events) }
@@ -112,8 +118,11 @@ impl Reconciler {
 }
 
 /// Runs until the source ends. What was published last stays.
-pub async fn run(mut batches: mpsc::Receiver<Batch>, tables: watch::Sender<Option<Arc<Table>>>, encode: Encode) {
-    let mut reconciler = Reconciler::new(encode);
+pub async fn run(
+    mut reconciler: Reconciler,
+    mut batches: mpsc::Receiver<Batch>,
+    tables: watch::Sender<Option<Arc<Table>>>,
+) {
     let mut debounce = Debounce::default();
     let mut known: Arc<[Refused]> = Arc::from([]);
     let mut open = true;

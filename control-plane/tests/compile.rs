@@ -9,8 +9,11 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use leno_control_plane::compile::compile;
+use leno_control_plane::index::Base;
 use leno_control_plane::index::World;
 use leno_control_plane::object::Event;
+use leno_control_plane::object::Kind;
+use leno_control_plane::object::Object;
 use leno_control_plane::object::gateway::ParentRef;
 use leno_control_plane::reconcile::Reconciler;
 use leno_control_plane::reconcile::Table;
@@ -294,4 +297,40 @@ fn changed(parts: impl Iterator<Item = (&'static str, String, String)>) -> Value
     let set: serde_json::Map<String, Value> =
         parts.filter(|(_, now, default)| now != default).map(|(name, now, _)| (name.to_owned(), json!(now))).collect();
     if set.is_empty() { Value::Null } else { Value::Object(set) }
+}
+
+/// Built in < what the operator set < Mesh.
+#[test]
+fn what_the_operator_set_holds_where_the_mesh_says_nothing() {
+    let base = Base {
+        trust_domain: Some("example.org".parse().unwrap()),
+        mesh_networks: Some(vec!["10.7.0.0/16".parse().unwrap()]),
+        tracing_endpoint: Some("http://collector:4317".to_owned()),
+        sampling_ppm: Some(250_000),
+    };
+    let config = |world: &World| match compile(world, &Key::ProxyConfig).resource {
+        Some(Resource::ProxyConfig(config)) => config,
+        other => panic!("{other:?}"),
+    };
+    let mut world = World::with(base);
+    let plain = config(&world);
+    assert_eq!(
+        (plain.trust_domain.as_str(), plain.mesh_networks[0].to_string().as_str()),
+        ("example.org", "10.7.0.0/16")
+    );
+    assert_eq!(
+        (plain.tracing.endpoint.as_deref(), plain.tracing.sampling_ppm),
+        (Some("http://collector:4317"), 250_000)
+    );
+    let mesh = serde_json::json!({
+        "apiVersion": "policy.leno.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"},
+        "spec": {"meshNetworks": ["10.8.0.0/16"], "tracing": {"sampling": {"percent": 1}}},
+    });
+    world.apply(vec![Event::Applied(Object::decode(Kind::Mesh, mesh).unwrap().into())]);
+    let meshed = config(&world);
+    assert_eq!(meshed.mesh_networks[0].to_string(), "10.8.0.0/16");
+    assert_eq!(
+        (meshed.tracing.endpoint.as_deref(), meshed.tracing.sampling_ppm),
+        (Some("http://collector:4317"), 10_000)
+    );
 }

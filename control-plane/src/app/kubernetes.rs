@@ -79,7 +79,7 @@ pub(super) async fn mesh(config: &Config, sessions: &Arc<Sessions>) -> Result<Me
     let (batches_in, batches) = mpsc::channel(BATCHES_MAX);
     let (stale_in, stale) = watch::channel(None);
     tokio::spawn(vital("the source", cluster::run(client.clone(), batches_in, stale_in)));
-    let (tables, offers) = publish(batches);
+    let (tables, offers) = publish(config, batches);
     let status = status_page(tables.clone(), sessions.clone());
     let explain = explain_page(tables.clone());
     Ok(Mesh { tables: offers, status, explain, cluster: Some(Cluster { client, stale, tables }) })

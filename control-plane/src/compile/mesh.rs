@@ -33,7 +33,9 @@ const SAMPLING_PPM: u32 = 10_000;
 
 pub(super) fn trust_domain(lens: &Lens<'_>) -> TrustDomain {
     let named = lens.mesh().and_then(|mesh| mesh.spec.trust_domain.as_deref()).and_then(|text| text.parse().ok());
-    named.unwrap_or_else(|| TRUST_DOMAIN.parse().expect("a valid constant"))
+    named
+        .or_else(|| lens.world.base().trust_domain.clone())
+        .unwrap_or_else(|| TRUST_DOMAIN.parse().expect("a valid constant"))
 }
 
 pub(super) fn proxy_config(lens: &Lens<'_>) -> ProxyConfig {
@@ -42,14 +44,18 @@ pub(super) fn proxy_config(lens: &Lens<'_>) -> ProxyConfig {
         lens.uses(&crate::index::mesh_id());
         &mesh.spec
     });
-    let networks = spec.mesh_networks.clone();
+    let base = lens.world.base();
+    let networks = spec.mesh_networks.clone().or_else(|| base.mesh_networks.clone());
     let sampling = &spec.tracing.sampling;
     let sampling_ppm = match (sampling.parts_per_million, sampling.percent, spec.profile) {
         (Some(parts), ..) => parts.min(1_000_000),
         (None, Some(percent), _) => u32::from(percent.min(100)) * 10_000,
-        (None, None, Profile::Minimal) => 0,
-        (None, None, Profile::Recommended | Profile::Strict) => SAMPLING_PPM,
+        (None, None, profile) => base.sampling_ppm.unwrap_or(match profile {
+            Profile::Minimal => 0,
+            Profile::Recommended | Profile::Strict => SAMPLING_PPM,
+        }),
     };
+    let endpoint = spec.tracing.endpoint.as_deref().or(base.tracing_endpoint.as_deref());
     ProxyConfig {
         trust_domain: trust_domain(lens),
         mesh_networks: networks.unwrap_or_else(default_networks),
@@ -62,7 +68,7 @@ pub(super) fn proxy_config(lens: &Lens<'_>) -> ProxyConfig {
             ours::Unknown::Allow => policy::Unknown::Allow,
             ours::Unknown::Deny => policy::Unknown::Deny,
         },
-        tracing: Tracing { endpoint: spec.tracing.endpoint.as_deref().map(Into::into), sampling_ppm },
+        tracing: Tracing { endpoint: endpoint.map(Into::into), sampling_ppm },
     }
 }
 

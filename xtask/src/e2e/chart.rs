@@ -47,9 +47,20 @@ pub(crate) fn check() -> anyhow::Result<()> {
     ensure!(crds("crds.install=true")? == 5, "our five kinds are not all defined");
     ensure!(crds("crds.install=false")? == 0, "crds.install=false renders CRDs all the same");
 
-    let full = "monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
+    let guard = |set| render(&["--set", set]).map(|text| text.contains("helm.sh/hook: pre-delete"));
+    ensure!(guard("uninstall.guard=true")? && !guard("uninstall.guard=false")?, "uninstall.guard does nothing");
+
+    let full = "monitoring.serviceMonitor.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
     let full = render(&["--set", full, "--set", "tracing.endpoint=http://collector:4317"])?;
     ensure!(full.contains("value: \"http://collector:4317\""), "tracing.endpoint reaches nobody");
+    for kind in ["PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"] {
+        ensure!(full.contains(&format!("\nkind: {kind}\n")), "no {kind}");
+        ensure!(!plain.contains(&format!("\nkind: {kind}\n")), "a {kind} that nobody asked for");
+    }
+    let tuned = render(&["--set", "tracing.samplingPercent=0.5,meshNetworks={10.0.0.0/8,fd00::/8}"])?;
+    for variable in ["{name: LENO_TRACING_SAMPLING, value: \"5000\"}", "value: \"10.0.0.0/8,fd00::/8\"}"] {
+        ensure!(tuned.contains(variable), "not rendered: {variable}");
+    }
 
     let issuer = render(&["--set", "issuer.secret=corporate-ca"])?;
     ensure!(!plain.contains("LENO_ISSUER_SECRET"), "an issuer is named that nobody asked for");
@@ -65,6 +76,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
         ("leafTtl=1 day", "leafTtl"),
         ("injector.failurePolicy=Maybe", "failurePolicy"),
         ("tracing.endpoint=collector:4317", "endpoint"),
+        ("tracing.samplingPercent=101", "samplingPercent"),
+        ("meshNetworks={10.0.0.0}", "meshNetworks"),
     ] {
         let said = match render(&["--set", wrong]) {
             Ok(_) => anyhow::bail!("--set {wrong} is accepted"),
