@@ -5,6 +5,7 @@ mod chart;
 pub(crate) mod conformance;
 mod smoke;
 mod stories;
+mod trust;
 
 use std::path::Path;
 use std::path::PathBuf;

@@ -54,9 +54,9 @@ pub fn findings(world: &World, own: &str) -> Vec<Finding> {
     });
     let without = without.map(|pod| {
         let remedy = if pod.spec.host_network {
-            "it uses the host's network, where no sidecar can be: remove hostNetwork, or label it leno.dev/inject: disabled"
+            "It uses the host's network, where no sidecar can be: remove hostNetwork, or label it leno.dev/inject: disabled"
         } else {
-            "it was made before it was asked for, or while no injector answered: restart what made it, for example with kubectl rollout restart"
+            "It was made before it was asked for, or while no injector answered: restart what made it, for example with kubectl rollout restart"
         };
         Finding {
             object: ObjectId { kind: Kind::Pod, name: pod.metadata.key() },

@@ -110,6 +110,11 @@ impl Target {
     }
 
     pub(super) fn install(&self) -> anyhow::Result<()> {
+        self.install_with(&[])
+    }
+
+    /// With these arguments to helm.
+    pub(super) fn install_with(&self, more: &[&str]) -> anyhow::Result<()> {
         let repository = self.repository.as_ref().map(|r| format!("image.repository={r}"));
         let mut arguments =
             vec!["upgrade", "--install", "leno", "charts/leno", "--namespace", SYSTEM, "--create-namespace"];
@@ -119,6 +124,7 @@ impl Target {
         let fresh = format!("controlPlane.podAnnotations.run={}", std::process::id());
         arguments.extend(["--set-string", &fresh]);
         arguments.extend(repository.iter().flat_map(|set| ["--set", set.as_str()]));
+        arguments.extend(more);
         self.helm(&arguments).map(drop)
     }
 

@@ -14,7 +14,7 @@ use super::smoke::Target;
 use super::smoke::eventually;
 use super::smoke::step;
 
-const LIFE: &str = "leno-e2e-life";
+pub(super) const LIFE: &str = "leno-e2e-life";
 /// Where nothing asks for sidecars.
 const PLAIN: &str = "default";
 /// How long the control plane is away; its sidecars notice after half of it.
@@ -41,11 +41,12 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     } else {
         step("the API server stands still: no call fails", || life.watch(|| life.without_api_server()))?;
     }
+    super::trust::run(&life)?;
     life.end()
 }
 
-struct Life<'a> {
-    target: &'a Target,
+pub(super) struct Life<'a> {
+    pub(super) target: &'a Target,
 }
 
 /// What the caller has counted since its start.
@@ -57,7 +58,7 @@ struct Figures {
 }
 
 impl Life<'_> {
-    fn begin(&self) -> anyhow::Result<()> {
+    pub(super) fn begin(&self) -> anyhow::Result<()> {
         self.end()?;
         self.target.apply(&self.target.manifest("life.yaml")?)?;
         self.rolled_out(LIFE, "catalog")?;
@@ -67,13 +68,13 @@ impl Life<'_> {
     }
 
     /// A pod may be there for as long as its grace period.
-    fn end(&self) -> anyhow::Result<()> {
+    pub(super) fn end(&self) -> anyhow::Result<()> {
         let arguments = ["delete", "namespace", LIFE, "--ignore-not-found", "--wait", "--timeout=300s"];
         self.target.kubectl(&arguments).map(drop)
     }
 
     /// Tells a story and asks the caller afterwards.
-    fn watch(&self, story: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(super) fn watch(&self, story: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         story()?;
         self.unharmed(self.figures()?.total)
     }
