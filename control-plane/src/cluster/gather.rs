@@ -15,11 +15,15 @@ use crate::object::Kind;
 use crate::object::Name;
 use crate::object::Object;
 use crate::object::ObjectId;
+use crate::object::check;
 use crate::source::Batch;
 use crate::source::Refused;
 
 /// Annotations that we read; the rest, above all the last applied manifest, is not kept.
 const ANNOTATIONS: [&str; 2] = ["leno.dev/", "service.kubernetes.io/"];
+
+/// Of one object, told at most.
+const FLAWS_MAX: usize = 10;
 
 /// One object as it came.
 #[derive(Debug)]
@@ -46,19 +50,40 @@ impl Read {
             object["apiVersion"] = crate::object::POLICY_VERSION.into();
             object["kind"] = kind.as_str().into();
         }
-        let outcome = match Object::decode(kind, object.clone()) {
+        // A list would be taken for its fields in their order.
+        let decoded = match object["spec"].is_array() {
+            true => Err(serde::de::Error::custom("spec: it is a list")),
+            false => Object::decode(kind, object.clone()),
+        };
+        let outcome = match decoded {
             Ok(mut object) => {
                 let meta = object.meta_mut();
                 meta.annotations.retain(|name, _| ANNOTATIONS.iter().any(|kept| name.starts_with(kept)));
                 if let Object::Pod(pod) = &mut object {
                     pod.admitted = true;
                 }
-                Ok(Arc::new(object))
+                match flaws(&object) {
+                    Some(words) => Err(Aside { refused: refused(&id, &words), instead: None }),
+                    None => Ok(Arc::new(object)),
+                }
             }
             Err(error) => Err(Aside { refused: refused(&id, &error.to_string()), instead: instead(kind, object) }),
         };
         Read { id, outcome }
     }
+}
+
+/// What the schema and the webhook should have refused, had they been asked. A route is judged rule by rule, and an AccessPolicy
+/// term by term, where they are compiled: what is left of them counts.
+fn flaws(object: &Object) -> Option<String> {
+    match object.kind() {
+        Kind::TrafficPolicy | Kind::InboundPolicy | Kind::EgressHost | Kind::Mesh => {}
+        _ => return None,
+    }
+    let flaws = check::check(object);
+    let words: Vec<String> =
+        flaws.iter().take(FLAWS_MAX).map(|flaw| format!("{}: {}", flaw.field, flaw.message)).collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn refused(id: &ObjectId, message: &str) -> Refused {
@@ -200,8 +225,9 @@ impl Gathered {
             }
             (Some(refused), None) => {
                 self.refused.insert(id.clone(), refused);
-                // A policy that says what we cannot read is absent; a Pod or Service of a newer cluster stays as we knew it.
-                if ours {
+                // A policy that says what we cannot read is absent. The Mesh stays as we knew it, as its absence would open what it
+                // closes, and so does a Pod or Service of a newer cluster.
+                if ours && id.kind != Kind::Mesh {
                     self.events.push(Event::Deleted(id));
                 }
             }

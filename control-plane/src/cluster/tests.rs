@@ -1,5 +1,6 @@
 mod audit;
 mod duties;
+mod malformed;
 mod root;
 
 use std::time::Duration;

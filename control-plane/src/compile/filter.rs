@@ -16,6 +16,7 @@ use crate::object::gateway::PathModifier;
 use crate::object::gateway::RequestMirror;
 use crate::object::gateway::RequestRedirect;
 use crate::object::gateway::RouteFilter;
+use crate::object::gateway::UrlRewrite;
 
 const MILLION: u64 = 1_000_000;
 
@@ -29,53 +30,72 @@ pub(super) fn filters(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, all: &[
 
 fn filter(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, one: &RouteFilter) -> Option<Filter> {
     match one.kind.as_str() {
-        "RequestHeaderModifier" => Some(Filter::RequestHeaders(edit(one.request_header_modifier.as_ref()?))),
-        "ResponseHeaderModifier" => Some(Filter::ResponseHeaders(edit(one.response_header_modifier.as_ref()?))),
+        "RequestHeaderModifier" => Some(Filter::RequestHeaders(edit(one.request_header_modifier.as_ref()?)?)),
+        "ResponseHeaderModifier" => Some(Filter::ResponseHeaders(edit(one.response_header_modifier.as_ref()?)?)),
         "RequestRedirect" => redirect(one.request_redirect.as_ref()?).map(Filter::Redirect),
-        "URLRewrite" => {
-            let rewrite = one.url_rewrite.as_ref()?;
-            let path = match &rewrite.path {
-                Some(path) => Some(path_edit(path)?),
-                None => None,
-            };
-            Some(Filter::Rewrite { hostname: text(rewrite.hostname.as_deref()), path })
-        }
+        "URLRewrite" => rewrite(one.url_rewrite.as_ref()?),
         "RequestMirror" => Some(mirror(lens, site, namespace, one.request_mirror.as_ref()?)),
         _ => None,
     }
 }
 
-fn edit(modifier: &HeaderModifier) -> HeaderEdit {
-    let pairs = |all: &[HeaderValue]| -> Vec<(Arc<str>, Arc<str>)> {
-        all.iter().map(|one| (one.name.to_ascii_lowercase().into(), one.value.as_str().into())).collect()
-    };
-    HeaderEdit {
-        set: pairs(&modifier.set),
-        add: pairs(&modifier.add),
-        remove: modifier.remove.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
-    }
+/// `None`: a name or a value that no header field can have; it would end the message, or begin another.
+fn edit(modifier: &HeaderModifier) -> Option<HeaderEdit> {
+    let name = |text: &str| is_token(text).then(|| Arc::<str>::from(text.to_ascii_lowercase()));
+    let pair = |one: &HeaderValue| Some((name(&one.name)?, field_value(&one.value)?));
+    Some(HeaderEdit {
+        set: modifier.set.iter().map(pair).collect::<Option<_>>()?,
+        add: modifier.add.iter().map(pair).collect::<Option<_>>()?,
+        remove: modifier.remove.iter().map(|text| name(text)).collect::<Option<_>>()?,
+    })
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// RFC 9110 section 5.5.
+fn field_value(text: &str) -> Option<Arc<str>> {
+    text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)).then(|| text.into())
 }
 
 fn redirect(from: &RequestRedirect) -> Option<Redirect> {
-    let path = match &from.path {
-        Some(path) => Some(path_edit(path)?),
-        None => None,
-    };
+    let status = from.status_code.unwrap_or(302);
     Some(Redirect {
-        scheme: text(from.scheme.as_deref()),
-        hostname: text(from.hostname.as_deref()),
-        port: from.port,
-        path,
-        status: from.status_code.unwrap_or(302),
+        scheme: optional(from.scheme.as_ref(), |text| visible(text))?,
+        hostname: optional(from.hostname.as_ref(), |text| visible(text))?,
+        port: optional(from.port.as_ref(), |port| (*port > 0).then_some(*port))?,
+        path: optional(from.path.as_ref(), path_edit)?,
+        status: (300..400).contains(&status).then_some(status)?,
     })
+}
+
+fn rewrite(from: &UrlRewrite) -> Option<Filter> {
+    let hostname = optional(from.hostname.as_ref(), |text| visible(text))?;
+    Some(Filter::Rewrite { hostname, path: optional(from.path.as_ref(), path_edit)? })
 }
 
 fn path_edit(from: &PathModifier) -> Option<PathEdit> {
     match from.kind.as_str() {
-        "ReplaceFullPath" => Some(PathEdit::Full(text(from.replace_full_path.as_deref())?)),
-        "ReplacePrefixMatch" => Some(PathEdit::Prefix(text(from.replace_prefix_match.as_deref())?)),
+        "ReplaceFullPath" => Some(PathEdit::Full(visible(from.replace_full_path.as_deref()?)?)),
+        "ReplacePrefixMatch" => Some(PathEdit::Prefix(visible(from.replace_prefix_match.as_deref()?)?)),
         _ => None,
     }
+}
+
+/// What is not there is fine; what is there must be.
+fn optional<T, U>(from: Option<&T>, read: impl Fn(&T) -> Option<U>) -> Option<Option<U>> {
+    match from {
+        Some(from) => read(from).map(Some),
+        None => Some(None),
+    }
+}
+
+/// What may stand in a request line.
+fn visible(text: &str) -> Option<Arc<str>> {
+    text.bytes().all(|b| b.is_ascii_graphic()).then(|| text.into())
 }
 
 fn mirror(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, from: &RequestMirror) -> Filter {
@@ -90,10 +110,6 @@ fn mirror(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, from: &RequestMirro
     Filter::Mirror { backend, parts_per_million: u32::try_from(parts.min(MILLION)).expect("at most a million") }
 }
 
-fn text(from: Option<&str>) -> Option<Arc<str>> {
-    from.map(Into::into)
-}
-
 /// A request is sent elsewhere by its client, or forwarded as another: not both.
 pub(super) fn incompatible(all: &[RouteFilter]) -> bool {
     let has = |kind: &str| all.iter().any(|one| one.kind == kind);
@@ -103,12 +119,10 @@ pub(super) fn incompatible(all: &[RouteFilter]) -> bool {
 /// Whether we know the filter and it says what to do.
 pub(super) fn known(one: &RouteFilter) -> bool {
     match one.kind.as_str() {
-        "RequestHeaderModifier" => one.request_header_modifier.is_some(),
-        "ResponseHeaderModifier" => one.response_header_modifier.is_some(),
+        "RequestHeaderModifier" => one.request_header_modifier.as_ref().and_then(edit).is_some(),
+        "ResponseHeaderModifier" => one.response_header_modifier.as_ref().and_then(edit).is_some(),
         "RequestRedirect" => one.request_redirect.as_ref().and_then(redirect).is_some(),
-        "URLRewrite" => {
-            one.url_rewrite.as_ref().is_some_and(|to| to.path.as_ref().is_none_or(|path| path_edit(path).is_some()))
-        }
+        "URLRewrite" => one.url_rewrite.as_ref().and_then(rewrite).is_some(),
         "RequestMirror" => one.request_mirror.is_some(),
         _ => false,
     }

@@ -19,6 +19,7 @@ use crate::compile::route;
 use crate::index::Topic;
 use crate::object::Name;
 use crate::object::Object;
+use crate::object::check;
 use crate::object::gateway::ParentRef;
 use crate::object::kube::Service;
 use crate::object::kube::ServiceKind;
@@ -136,6 +137,7 @@ fn rank(kind: RouteKind) -> u8 {
 fn attaches(object: &Object, service: &Name, port: &ServicePortSpec) -> bool {
     let namespace = &object.meta().namespace;
     carries(port, route::kind(object))
+        && route::count(object) <= check::RULES_MAX
         && parents(object)
             .iter()
             .any(|parent| parent.service(namespace).as_ref() == Some(service) && selects(parent, port))

@@ -356,13 +356,14 @@ fn at_path<'b>(body: &'b Body, path: &str) -> Option<&'b Value> {
 
 /// HTTPRoute's `timeouts` (GEP-1742) and `retry` (GEP-1731) as a body of ours. "0s" disables a timeout there: `null` here.
 fn inline(rule: &HttpRule) -> Body {
-    let time = |text: &str| match crate::object::duration(text) {
-        Some(std::time::Duration::ZERO) => Value::Null,
-        Some(_) | None => Value::String(text.to_owned()),
+    // What is no duration says nothing; the route's condition tells its author.
+    let time = |text: &str| match crate::object::duration(text)? {
+        std::time::Duration::ZERO => Some(Value::Null),
+        _ => Some(Value::String(text.to_owned())),
     };
     let mut timeouts = Body::new();
-    timeouts.extend(rule.timeouts.request.as_deref().map(|text| ("request".to_owned(), time(text))));
-    timeouts.extend(rule.timeouts.backend_request.as_deref().map(|text| ("perTry".to_owned(), time(text))));
+    let times = [("request", &rule.timeouts.request), ("perTry", &rule.timeouts.backend_request)];
+    timeouts.extend(times.into_iter().filter_map(|(name, text)| Some((name.to_owned(), time(text.as_deref()?)?))));
     let mut retries = Body::new();
     if let Some(retry) = &rule.retry {
         retries.extend(retry.attempts.map(|n| ("attempts".to_owned(), json!(n.min(5)))));
@@ -375,8 +376,10 @@ fn inline(rule: &HttpRule) -> Body {
     }
     let mut body = Body::new();
     for (name, part) in [("timeouts", timeouts), ("retries", retries)] {
-        if !part.is_empty() {
-            body.insert(name.to_owned(), Value::Object(part));
+        let part = Body::from_iter([(name.to_owned(), Value::Object(part))]);
+        // Out of our bounds: it says nothing either.
+        if fields::check(fields::TRAFFIC, &part).is_empty() {
+            body.extend(part.into_iter().filter(|(_, part)| part.as_object().is_some_and(|part| !part.is_empty())));
         }
     }
     body

@@ -24,6 +24,7 @@ use crate::compile::outbound;
 use crate::compile::policy;
 use crate::object::Name;
 use crate::object::Object;
+use crate::object::check;
 use crate::object::gateway;
 use crate::object::gateway::BackendRef;
 use crate::object::gateway::RouteFilter;
@@ -55,6 +56,16 @@ pub(super) fn kind(object: &Object) -> RouteKind {
         Object::GrpcRoute(_) => RouteKind::Grpc,
         Object::TcpRoute(_) => RouteKind::Tcp,
         _ => RouteKind::Http,
+    }
+}
+
+/// How many rules it has.
+pub(super) fn count(object: &Object) -> usize {
+    match object {
+        Object::HttpRoute(route) => route.spec.rules.len(),
+        Object::GrpcRoute(route) => route.spec.rules.len(),
+        Object::TcpRoute(route) => route.spec.rules.len(),
+        _ => 0,
     }
 }
 
@@ -200,7 +211,8 @@ impl Parts<'_> {
     fn rule(&self, lens: &Lens<'_>, site: &Site<'_>, matches: Vec<Match>, policy: Arc<Traffic>) -> Rule {
         let name = if self.name.is_empty() { self.index.to_string().into() } else { self.name.into() };
         let backends = self.backends.iter().map(|one| backend(lens, site, self.namespace, one)).collect();
-        let (filters, backends) = match filter::filters(lens, site, self.namespace, self.filters) {
+        let weights = self.backends.iter().all(|one| one.weight.unwrap_or_default() <= check::WEIGHT_MAX);
+        let (filters, backends) = match filter::filters(lens, site, self.namespace, self.filters).filter(|_| weights) {
             Some(filters) => (filters, backends),
             // A filter that cannot be honoured must not be skipped: the rule answers 500.
             None => (Vec::new(), Vec::new()),
@@ -221,7 +233,7 @@ pub(super) fn backend(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, one: &B
     let target = ServicePort { service: ServiceName { namespace: name.namespace, name: name.name }, port: number };
     Backend {
         target,
-        weight: one.weight.unwrap_or(1),
+        weight: one.weight.unwrap_or(1).min(check::WEIGHT_MAX),
         protocol: port.map_or(Protocol::Detect, |(_, port)| outbound::protocol(port)),
         resolved: port.is_some() && filters.is_some(),
         filters: filters.unwrap_or_default(),

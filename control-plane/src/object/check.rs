@@ -29,9 +29,9 @@ use crate::object::ours::cidr;
 use crate::object::ours::spiffe_match;
 
 /// The Gateway API's bound on rules; the same for AccessPolicies.
-const RULES_MAX: usize = 64;
+pub(crate) const RULES_MAX: usize = 64;
 const TARGETS_MAX: usize = 16;
-const WEIGHT_MAX: u32 = 1_000_000;
+pub(crate) const WEIGHT_MAX: u32 = 1_000_000;
 
 /// One fault, in the words that the user sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
