@@ -43,10 +43,13 @@ pub struct Views {
     /// The application's, performed for the kubelet at `/probe/CONTAINER/KIND`.
     pub probes: Arc<Probes>,
     /// Changes what the proxy logs about itself until it restarts; an error says how a filter is written.
-    pub log: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub log: SetLog,
     /// Begins the drain; again: nothing.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }
+
+/// Takes a filter, or says what is wrong with it.
+pub type SetLog = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// Makes one dump.
 pub type Show = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
