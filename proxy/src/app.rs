@@ -368,7 +368,8 @@ async fn govern(config: &Config, shared: &Shared, side: ControlSide, reins: &Rei
     until_drained(config.grace, drain, &begin, crew).await
 }
 
-/// Waits for SIGTERM, SIGINT or `leno-proxy drain`, then runs the drain's phases. A second signal ends it at once.
+/// Waits for SIGTERM, SIGINT or `leno-proxy drain`, then runs the drain's phases. A second SIGTERM shortens them to the last
+/// farewell, a SIGINT ends it at once.
 async fn until_drained(grace: Duration, drain: &Drain, begin: &tokio::sync::Notify, crew: &Crew) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = tokio::select! {
@@ -381,9 +382,13 @@ async fn until_drained(grace: Duration, drain: &Drain, begin: &tokio::sync::Noti
     // After the preStop hook the application still runs, and may call others to its very end: then SIGTERM says when.
     let is_quiet = || told && crew.open() == 0;
     tokio::select! {
-        () = drain.run(times, is_quiet) => {}
+        () = drain.run(times, is_quiet) => return Ok(()),
         // The kubelet sends this once the application has ended: nothing is left to serve.
         _ = terminate.recv() => {}
+        _ = interrupt.recv() => return Ok(()),
+    }
+    tokio::select! {
+        () = drain.leave(|| crew.open() == 0) => {}
         _ = interrupt.recv() => {}
     }
     Ok(())

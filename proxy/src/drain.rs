@@ -21,8 +21,10 @@ pub enum Phase {
     Serving,
     /// Not ready any more, and serving as before while the news travels to the clients.
     LameDuck,
-    /// Requests under way finish; connections are told to go elsewhere.
+    /// Requests under way finish; connections are told to go elsewhere, one after the other.
     Draining,
+    /// The application has gone: whoever has not been told is told now.
+    Leaving,
     /// What is left is cut.
     Forced,
 }
@@ -44,6 +46,10 @@ const RESERVE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// What peers have for their way out once the application has gone: they hear of it, have their last answers, and hang up.
+const LEAVE: Duration = Duration::from_secs(1);
+/// How often it is looked at whether they have.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 
 impl Times {
     /// Draining after 5 s, or a quarter of a shorter grace period; forced 2 s, or a tenth, before its end.
@@ -109,6 +115,17 @@ impl Drain {
                 break;
             }
             sleep_until(end.min(Instant::now() + LOOK)).await;
+        }
+        self.enter(Phase::Forced);
+    }
+
+    /// The last phases without the first: no request is left to wait for, but peers must hear that nothing more is served
+    /// here, or what they send at this moment is lost without a proof that nobody has seen it.
+    pub async fn leave(&self, is_empty: impl Fn() -> bool) {
+        let end = Instant::now() + LEAVE;
+        self.enter(Phase::Leaving);
+        while Instant::now() < end && !is_empty() {
+            sleep_until(end.min(Instant::now() + LAST_LOOK)).await;
         }
         self.enter(Phase::Forced);
     }

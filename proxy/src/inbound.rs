@@ -298,7 +298,11 @@ fn drained(local: &Local, policy: &PortPolicy) -> impl Future<Output = ()> + 'st
     async move {
         let told = async {
             drain.reached(Phase::Draining).await;
-            timers.sleep(notice).await;
+            tokio::select! {
+                biased;
+                () = drain.reached(Phase::Leaving) => {}
+                () = timers.sleep(notice) => {}
+            }
         };
         match old {
             None => told.await,
