@@ -196,12 +196,12 @@ impl Spent {
         if asked.remaining.is_some_and(|remaining| after >= remaining) {
             return Err(Stop::Deadline);
         }
-        let budget = match kind {
-            Kind::NeverProcessed | Kind::IdleRace | Kind::IdleReset => budgets.transport,
-            Kind::Policy => budgets.policy,
-        };
         // Last, so that only a retry that will be made is paid for.
-        budget.try_withdraw(now).then_some((kind, after)).ok_or(Stop::Budget)
+        let paid = match kind {
+            Kind::Policy => budgets.policy.try_withdraw(now),
+            Kind::NeverProcessed | Kind::IdleRace | Kind::IdleReset => pay(kind, budgets.transport, now),
+        };
+        paid.then_some((kind, after)).ok_or(Stop::Budget)
     }
 
     fn wait(self, rules: &Retries, ended: Ended, dice: &mut impl Rng) -> Result<Duration, Stop> {
@@ -234,6 +234,19 @@ pub fn is_idempotent(method: &str, has_key: bool) -> bool {
 /// Whether policy may ever repeat what may have been processed: then a small body is kept.
 pub fn may_repeat(rules: &Retries) -> bool {
     rules.attempts > 0 && rules.on.iter().any(|on| !is_safe(*on))
+}
+
+/// Pays for a retry that is made whatever the policy says; whether it may be. A race that nobody has received a byte of adds
+/// no load to anything, and so is never refused.
+pub fn pay(kind: Kind, budget: &Budget, now: Instant) -> bool {
+    match kind {
+        Kind::IdleRace => {
+            budget.try_withdraw_for_race(now);
+            true
+        }
+        Kind::IdleReset => budget.try_withdraw_for_race(now),
+        Kind::NeverProcessed | Kind::Policy => budget.try_withdraw(now),
+    }
 }
 
 /// The kind of retry that a failure calls for whatever the policy says.

@@ -158,6 +158,44 @@ fn a_get_on_a_kept_connection_that_is_reset_is_sent_again() {
 }
 
 #[test]
+fn gets_on_many_kept_connections_that_are_reset_at_one_moment_are_all_sent_again() {
+    const CROWD: usize = 32;
+    Mesh::new().run(|mesh| async move {
+        let app = mesh.application("orders");
+        let (mut clients, mut kept) = (Vec::new(), Vec::new());
+        for _ in 0..CROWD {
+            let mut client = mesh.call("web", "orders").await;
+            client.write_all(GET).await.unwrap();
+            clients.push(client);
+        }
+        // Nobody is answered before all are here, so that each has a connection of its own.
+        for _ in 0..CROWD {
+            let mut served = app.accept().await;
+            served.head().await;
+            kept.push(served);
+        }
+        for served in &mut kept {
+            served.io.write_all(OK).await.unwrap();
+        }
+        for client in &mut clients {
+            answer(client, 2).await;
+            client.write_all(GET).await.unwrap();
+        }
+        for served in kept {
+            process_and_reset(served).await;
+        }
+        for _ in 0..CROWD {
+            let mut served = app.accept().await;
+            served.head().await;
+            served.io.write_all(OK).await.unwrap();
+        }
+        for client in &mut clients {
+            assert!(answer(client, 2).await.0.starts_with("HTTP/1.1 200"));
+        }
+    });
+}
+
+#[test]
 fn who_is_not_allowed_gets_a_reason_and_the_application_sees_nothing() {
     let mut mesh = Mesh::new();
     let sources = vec![Source { namespaces: vec!["elsewhere".into()], ..Source::default() }];

@@ -241,7 +241,7 @@ impl Requests {
         if !app.may_repeat() || ending.tries > RACES_MAX {
             return false;
         }
-        let paid = app.retries.try_withdraw(Instant::now());
+        let paid = retry::pay(kind, &app.retries, Instant::now());
         if paid {
             ending.tries += 1;
             ending.retry = Some(self.local.count_retry(&app.label, kind));

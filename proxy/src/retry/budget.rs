@@ -70,19 +70,30 @@ impl Budget {
         window.balance += left;
     }
 
-    /// Takes one retry, if there is one.
+    /// Takes one retry, if there is one. Free ones come evenly: a burst of them would be the storm that the budget is
+    /// against.
     pub fn try_withdraw(&self, now: Instant) -> bool {
+        self.withdraw(now, self.free_in(1).max(1))
+    }
+
+    /// The same for a request that met the end of an idle connection. As many do at one moment as connections idled, and
+    /// no more than exchanges have ended well before: they may have the free retries of the whole interval at once.
+    pub fn try_withdraw_for_race(&self, now: Instant) -> bool {
+        self.withdraw(now, self.free_in(SLICES as u64))
+    }
+
+    fn withdraw(&self, now: Instant, at_once: u64) -> bool {
         let mut window = self.window.lock();
         let slice = window.turn(self.slice(now));
-        let granted = window.spend() || self.advance(&mut window, slice);
+        let granted = window.spend() || self.advance(&mut window, slice, at_once);
         window.made += u64::from(granted);
         granted
     }
 
-    /// A free retry. They come evenly: a burst of them would be the storm that the budget is against.
-    fn advance(&self, window: &mut Window, slice: usize) -> bool {
+    /// A free retry.
+    fn advance(&self, window: &mut Window, slice: usize, at_once: u64) -> bool {
         let all = window.free.iter().sum::<u64>();
-        let granted = window.made < self.free_in(1).max(1) && all < self.free_in(SLICES as u64);
+        let granted = window.made < at_once && all < self.free_in(SLICES as u64);
         if granted {
             window.free[slice] += 1;
             window.owed += RETRY;

@@ -132,6 +132,24 @@ fn a_hop_that_ran_out_of_retries_is_not_asked_again() {
 }
 
 #[test]
+fn what_met_the_end_of_an_idle_connection_is_repeated_however_many_did() {
+    let now = Instant::now();
+    let rules = rules(&[]);
+    let budget = Budget::of_policy(&rules.budget, now);
+    let budgets = Budgets { policy: &budget, transport: &budget };
+    let mut dice = StdRng::seed_from_u64(7);
+    let reason = Reason::ResetBeforeResponse;
+    let mut repeated = |never_processed, requests| {
+        let ended = Ended::Failed { reason, never_processed, reused: true, answered: false };
+        let mut verdict = || Spent::default().verdict(&rules, ended, GET, budgets, now, &mut dice);
+        (0..requests).filter(|_| matches!(verdict(), Verdict::Again { .. })).count()
+    };
+    assert_eq!(repeated(false, 64), 64, "each may have been processed: a burst is allowed");
+    assert_eq!(repeated(false, 1000), 36, "and then no more");
+    assert_eq!(repeated(true, 1000), 1000, "nobody has received these");
+}
+
+#[test]
 fn each_kind_has_its_own_number_of_tries() {
     let now = Instant::now();
     let rules = rules(&[RetryOn::GatewayError]);

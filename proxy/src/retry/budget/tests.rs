@@ -49,6 +49,19 @@ fn a_quiet_service_has_its_few_retries_and_no_more() {
 }
 
 #[test]
+fn races_may_have_the_free_retries_of_the_interval_at_once_and_no_more() {
+    let start = Instant::now();
+    let budget = Budget::of_policy(&rules(), start);
+    assert_eq!((0..1000).filter(|_| budget.try_withdraw_for_race(start)).count(), 100);
+    assert!(!budget.try_withdraw(start));
+    let late = start + Duration::from_secs(9);
+    assert!(!budget.try_withdraw_for_race(late), "they are of this interval still");
+    let later = start + Duration::from_secs(10);
+    assert_eq!((0..1000).filter(|_| budget.try_withdraw(later)).count(), 10);
+    assert_eq!((0..1000).filter(|_| budget.try_withdraw_for_race(later)).count(), 90);
+}
+
+#[test]
 fn a_first_try_pays_once_and_what_it_pays_for_comes_evenly() {
     // Ten seconds in which nothing fails, then a storm: what was saved is spent at once, and after that each second grants
     // a fifth of its own first tries, without a second burst when the first one leaves the window.
