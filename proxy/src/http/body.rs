@@ -96,9 +96,7 @@ impl Body<'_> {
             Self::H1Response(body) => body.length(),
             Self::H2(body) => body.length(),
             Self::Hop(body) => body.length(),
-            Self::Again(body) => {
-                body.rest.length().map(|rest| rest + body.first.iter().map(|b| b.len() as u64).sum::<u64>())
-            }
+            Self::Again(body) => body.rest.length().map(|rest| rest + body.first.bytes()),
             Self::Original(body) => body.length(),
             Self::Copy(body) => body.length(),
         }
@@ -107,13 +105,38 @@ impl Body<'_> {
 
 /// A body whose beginning was taken and is given again.
 pub struct Again<'c> {
-    first: VecDeque<Bytes>,
+    first: Pieces,
     rest: Body<'c>,
+}
+
+/// Nearly always one, which costs no memory of its own.
+#[derive(Default)]
+struct Pieces {
+    first: Option<Bytes>,
+    more: VecDeque<Bytes>,
+}
+
+impl Pieces {
+    fn push(&mut self, data: Bytes) {
+        match &self.first {
+            None => self.first = Some(data),
+            Some(_) => self.more.push_back(data),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let next = self.more.pop_front();
+        std::mem::replace(&mut self.first, next)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.first.iter().chain(&self.more).map(|piece| piece.len() as u64).sum()
+    }
 }
 
 impl Again<'_> {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Reason>>> {
-        match self.first.pop_front() {
+        match self.first.pop() {
             Some(data) => Poll::Ready(Some(Ok(data))),
             None => self.rest.poll_data(cx),
         }
@@ -122,14 +145,14 @@ impl Again<'_> {
 
 /// What was taken from a body while it may have to be sent again: shares the memory of the pieces, up to a bound.
 pub struct Kept {
-    pieces: VecDeque<Bytes>,
+    pieces: Pieces,
     /// `None`: something is no longer here.
     room: Option<usize>,
 }
 
 impl Default for Kept {
     fn default() -> Self {
-        Self { pieces: VecDeque::new(), room: Some(KEPT_MAX) }
+        Self { pieces: Pieces::default(), room: Some(KEPT_MAX) }
     }
 }
 
@@ -137,20 +160,20 @@ impl Kept {
     pub fn push(&mut self, data: &Bytes) {
         self.room = self.room.and_then(|room| room.checked_sub(data.len()));
         match self.room {
-            Some(_) => self.pieces.push_back(data.clone()),
-            None => self.pieces.clear(),
+            Some(_) => self.pieces.push(data.clone()),
+            None => self.pieces = Pieces::default(),
         }
     }
 
     pub fn give_up(&mut self) {
         self.room = None;
-        self.pieces.clear();
+        self.pieces = Pieces::default();
     }
 
     /// The whole body, if it can be had.
     pub fn before(self, rest: Body<'_>) -> Option<Body<'_>> {
         self.room?;
-        if self.pieces.is_empty() {
+        if self.pieces.first.is_none() {
             return Some(rest);
         }
         Some(Body::Again(Box::new(Again { first: self.pieces, rest })))

@@ -166,7 +166,7 @@ impl Client {
             }
         };
         drop(send);
-        let gathered = Gathered::new(convert::content_length(&head.headers));
+        let gathered = Gathered::keeping(convert::content_length(&head.headers));
         let upload = (!empty).then(|| Box::new(Upload { body, gathered, send: stream }));
         let exchange = Exchange { response, upload, slot, ledger: self.0.ledger.clone() };
         exchange.run(head.method == "HEAD", interim).await
@@ -223,6 +223,9 @@ impl<'c> Exchange<'c> {
         let bodiless = is_head || matches!(head.status, 204 | 304);
         let length = if bodiless { None } else { convert::content_length(&head.headers) };
         let arrival = Arrival::new(recv, From::Upstream, length, self.ledger);
+        if let Some(upload) = &mut self.upload {
+            upload.gathered.keep_no_more();
+        }
         Ok((head, Body::H2(Incoming::answer(arrival, self.upload, self.slot))))
     }
 }
@@ -245,8 +248,7 @@ fn failed<'c>(
     let reason = refusal.unwrap_or(own);
     let body = match upload {
         None => Some(Body::Empty),
-        Some(upload) if upload.gathered.taken == 0 => Some(upload.body),
-        Some(_) => None,
+        Some(upload) => upload.gathered.before(upload.body),
     };
     SendError { reason, detail: error.to_string(), never_processed, written: true, answered, body }
 }

@@ -12,6 +12,7 @@ use leno_proto::request::Headers;
 
 use crate::error::Reason;
 use crate::http::body::Body;
+use crate::http::body::Kept;
 use crate::http::h2::FRAME;
 use crate::http::h2::SMALL;
 use crate::http::h2::convert;
@@ -31,6 +32,8 @@ pub(in crate::http) struct Gathered {
     blocked: bool,
     sent: u64,
     pub(in crate::http) taken: u64,
+    /// What was taken, as long as the request may have to be sent again.
+    kept: Option<Kept>,
 }
 
 /// Why a body did not go out whole.
@@ -54,7 +57,23 @@ impl Gathered {
             blocked: false,
             sent: 0,
             taken: 0,
+            kept: None,
         }
+    }
+
+    /// Of a request, which may have to be sent again: what is small stays here until it is answered.
+    pub(in crate::http) fn keeping(declared: Option<u64>) -> Self {
+        Self { kept: Some(Kept::default()), ..Self::new(declared) }
+    }
+
+    /// The answer is here: nothing is sent again.
+    pub(in crate::http) fn keep_no_more(&mut self) {
+        self.kept = None;
+    }
+
+    /// The whole body once more, if all that was taken from it is still here.
+    pub(in crate::http) fn before(self, rest: Body<'_>) -> Option<Body<'_>> {
+        self.kept?.before(rest)
     }
 
     fn len(&self) -> usize {
@@ -94,6 +113,9 @@ impl Gathered {
                     if self.declared.is_some_and(|declared| self.taken > declared) {
                         return Err(Reason::BadFraming);
                     }
+                    if let Some(kept) = &mut self.kept {
+                        kept.push(&bytes);
+                    }
                     if self.is_empty() && bytes.len() >= SMALL {
                         self.big = bytes;
                     } else {
@@ -104,6 +126,10 @@ impl Gathered {
                 Poll::Ready(None) => {
                     self.ended = true;
                     self.trailers = body.trailers();
+                    if let (Some(kept), Some(_)) = (&mut self.kept, &self.trailers) {
+                        // They are taken, and cannot be sent again.
+                        kept.give_up();
+                    }
                     self.grpc_status = self.trailers.as_ref().and_then(convert::grpc_status);
                     if self.declared.is_some_and(|declared| self.taken != declared) {
                         return Err(Reason::BadFraming);

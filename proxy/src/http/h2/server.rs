@@ -71,7 +71,7 @@ where
     Serving::new(connection, settings, service, timers).run(drain).await
 }
 
-struct Serving<T, S> {
+struct Serving<T: AsyncRead + AsyncWrite + Unpin, S> {
     connection: Connection<HopIo<T>, Bytes>,
     service: Rc<S>,
     settings: Rc<Settings>,
