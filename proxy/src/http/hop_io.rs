@@ -35,8 +35,8 @@ thread_local! {
 }
 
 /// The stream as the h2 connection has it. Must be made inside a `LocalSet`: the flusher is a local task. Dropping it writes
-/// once more what waits, without waiting for room, and closes.
-pub struct HopIo<T> {
+/// once more what waits, without waiting for room, and closes; at once, because the flusher may be gone with its worker.
+pub struct HopIo<T: AsyncRead + AsyncWrite + Unpin> {
     io: Rc<RefCell<T>>,
     shared: Rc<RefCell<Shared>>,
     turn: usize,
@@ -56,6 +56,8 @@ struct Shared {
     out: Vec<u8>,
     /// How much of `out` is written.
     at: usize,
+    /// How much was, over the connection's life.
+    written: u64,
     state: State,
     error: Option<io::Error>,
     /// The flusher, when it has nothing to do.
@@ -86,6 +88,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
             refusal: Refusal::default(),
             out: Vec::new(),
             at: 0,
+            written: 0,
             state: State::Open,
             error: None,
             flusher: None,
@@ -118,17 +121,21 @@ async fn flush<T: AsyncRead + AsyncWrite + Unpin>(io: Rc<RefCell<T>>, shared: Rc
         shared.borrow_mut().written(result);
     }
     poll_fn(|cx| {
-        let mut discard = [0; 4096];
-        for _ in 0..DISCARDS {
-            let mut read = ReadBuf::new(&mut discard);
-            let more = Pin::new(&mut *io.borrow_mut()).poll_read(cx, &mut read);
-            if !matches!(more, Poll::Ready(Ok(()))) || read.filled().is_empty() {
-                break;
-            }
-        }
+        discard(&mut *io.borrow_mut(), cx);
         Poll::Ready(())
     })
     .await;
+}
+
+fn discard<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>) {
+    let mut buffer = [0; 4096];
+    for _ in 0..DISCARDS {
+        let mut read = ReadBuf::new(&mut buffer);
+        let more = Pin::new(&mut *io).poll_read(cx, &mut read);
+        if !matches!(more, Poll::Ready(Ok(()))) || read.filled().is_empty() {
+            break;
+        }
+    }
 }
 
 /// Once to the tail of the task queue. Not `yield_now`, which would wait for a look at every socket too.
@@ -231,6 +238,7 @@ impl Shared {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.at += n;
+            self.written += n as u64;
             wake(&mut self.writer);
         }
         self.give_back();
@@ -252,6 +260,17 @@ impl Writer {
     pub fn waiting(&self) -> usize {
         let shared = self.0.borrow();
         shared.out.len() - shared.at
+    }
+
+    /// Where the next byte that is appended stands among all of the connection.
+    pub fn position(&self) -> u64 {
+        let shared = self.0.borrow();
+        shared.written + (shared.out.len() - shared.at) as u64
+    }
+
+    /// Bytes that the stream has taken, at most: none beyond has left the process.
+    pub fn written(&self) -> u64 {
+        self.0.borrow().written
     }
 
     /// Appends what `write` does. The bound is the caller's to keep: he may not stop in the middle.
@@ -280,7 +299,7 @@ impl Writer {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for HopIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HopIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.turn >= TURN {
@@ -304,7 +323,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for HopIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut shared = self.shared.borrow_mut();
         let room = ready!(shared.poll_room(cx))?;
@@ -362,12 +381,20 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
     }
 }
 
-impl<T> Drop for HopIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for HopIo<T> {
     fn drop(&mut self) {
         let mut shared = self.shared.borrow_mut();
         shared.state = State::Dropped;
         wake(&mut shared.flusher);
         wake(&mut shared.stalled);
+        let waits = shared.at < shared.out.len() && shared.error.is_none();
+        if let (true, Ok(mut io)) = (waits, self.io.try_borrow_mut()) {
+            let cx = &mut Context::from_waker(Waker::noop());
+            if let Poll::Ready(written) = shared.poll_write_out(&mut *io, cx) {
+                shared.written(written);
+            }
+            discard(&mut *io, cx);
+        }
     }
 }
 

@@ -144,7 +144,7 @@ impl Client {
             }
         };
         let upload = (!empty).then(|| {
-            let gathered = Gathered::new(content_length(&head.headers));
+            let gathered = Gathered::keeping(content_length(&head.headers));
             Box::new(Upload { body, gathered })
         });
         let mut exchange = Exchange { stream, upload, uploaded: None, slot, answered: false };
@@ -167,6 +167,7 @@ fn open(core: &Core, head: &RequestHead, end: bool) -> Result<Handle, Unsent> {
     if state.ended.is_some() || state.going || id > MOST {
         return Err(Unsent::Closed);
     }
+    let begun_at = state.writer.position();
     if !state.say_head(id, end, |encoder, known, out| head::write_request(encoder, known, out, head)) {
         return Err(Unsent::Unsayable);
     }
@@ -175,6 +176,7 @@ fn open(core: &Core, head: &RequestHead, end: bool) -> Result<Handle, Unsent> {
     state.going |= state.next_id > MOST;
     let key = state.begin(id);
     let stream = state.stream(key);
+    stream.begun_at = begun_at;
     stream.ended = end;
     stream.is_head = head.method == "HEAD";
     drop(state);
@@ -236,9 +238,12 @@ impl<'c> Exchange<'c> {
         let answered = self.answered;
         match answer {
             Answer::Head(head) => {
-                let Self { stream, upload, slot, .. } = self;
+                let Self { stream, mut upload, slot, .. } = self;
                 if stream.with(|stream| stream.has_nothing()) {
                     return Ok((head, Body::Empty));
+                }
+                if let Some(upload) = &mut upload {
+                    upload.gathered.keep_no_more();
                 }
                 Ok((head, Body::Hop(Incoming::answer(stream, upload, slot))))
             }
@@ -267,8 +272,7 @@ fn failed<'c>(gone: Gone, answered: bool, upload: Option<Box<Upload<'c>>>, refus
     };
     let body = match upload {
         None => Some(Body::Empty),
-        Some(upload) if upload.gathered.taken == 0 => Some(upload.body),
-        Some(_) => None,
+        Some(upload) => upload.gathered.before(upload.body),
     };
     SendError {
         reason: refusal.unwrap_or(own),

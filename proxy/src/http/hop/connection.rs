@@ -31,7 +31,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(super) struct Connection<T> {
+pub(super) struct Connection<T: AsyncRead + AsyncWrite + Unpin> {
     io: HopIo<T>,
     pub(super) core: Core,
     /// The beginning of a frame.
@@ -148,16 +148,37 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
         })
     }
 
-    /// Lets everything that was said reach the peer, and closes.
+    /// Lets everything that was said reach the peer, and says that no more comes.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.io).poll_shutdown(cx).map(|_| ())
     }
+
+    /// After that: ready once the peer has closed too. What it still says is read away; closing the socket before it would
+    /// be answered with a reset, which destroys what the peer has not got yet.
+    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.is_empty() {
+                buffer.resize(SIZE, 0);
+            }
+            loop {
+                let mut read = ReadBuf::new(&mut buffer[..READ]);
+                let result = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read));
+                if result.is_err() || read.filled().is_empty() {
+                    return Poll::Ready(());
+                }
+            }
+        })
+    }
 }
 
-/// However the task goes, its streams learn of it.
-impl<T> Drop for Connection<T> {
+/// However the task goes, its streams learn of it, and a client learns which of its requests nobody has looked at.
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Connection<T> {
     fn drop(&mut self) {
-        self.core.borrow_mut().end(Ended::Lost);
+        let mut state = self.core.borrow_mut();
+        if state.is_server && !self.nameless && state.ended.is_none() && state.told.is_none() {
+            state.say_goaway(state.last_id, frame::Code::NO_ERROR);
+        }
+        state.end(Ended::Lost);
     }
 }
 

@@ -64,7 +64,7 @@ where
     Serving { connection, service, settings, timers: timers.clone(), idle: None }.run(drain).await
 }
 
-struct Serving<T, S> {
+struct Serving<T: AsyncRead + AsyncWrite + Unpin, S> {
     connection: Connection<T>,
     service: Rc<S>,
     settings: Rc<Settings>,
@@ -92,6 +92,8 @@ where
         if ended.is_ok() {
             poll_fn(|cx| self.connection.poll_shutdown(cx)).await;
             self.connection.core.borrow_mut().end(Ended::Closed);
+            let farewell = poll_fn(|cx| self.connection.poll_farewell(cx));
+            let _ = self.timers.timeout(FAREWELL, farewell).await;
         }
         ended
     }
@@ -192,6 +194,9 @@ fn say(stream: &Handle, head: &ResponseHead, end: bool) -> bool {
         true
     })
 }
+
+/// How long a peer may take to close its end. Who is in good health does so at once.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One request and its answer.
 async fn serve_stream<S: Service>(

@@ -415,10 +415,12 @@ impl State {
         if let Ended::Broken(code) = how {
             self.say_goaway(self.last_id, code);
         }
+        let (is_server, written) = (self.is_server, self.writer.written());
         for key in 0..self.streams.len() as u32 {
             let stream = self.stream(key);
             if stream.open && stream.holders > 0 {
-                stream.over(Gone::Lost { broken }, cut);
+                let unsent = !is_server && stream.begun_at >= written;
+                stream.over(if unsent { Gone::Unseen } else { Gone::Lost { broken } }, cut);
                 self.settle(key);
             }
         }

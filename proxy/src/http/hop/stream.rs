@@ -20,7 +20,7 @@ pub(super) enum Gone {
     Reset(Code),
     /// We did: for what the peer said on it, or because nobody wants it.
     Ours(Code),
-    /// The peer went away without a look at it.
+    /// The peer went away without a look at it, or it never left.
     Unseen,
     /// The connection ended; by the peer's fault, or it was lost.
     Lost { broken: bool },
@@ -38,6 +38,8 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: u32,
+    /// Where its first byte of ours stands among all of the connection (client).
+    pub(super) begun_at: u64,
     /// Handles that refer to it; nought: the place is free.
     pub(super) holders: u32,
     /// It counts among the connection's open streams.
@@ -86,6 +88,7 @@ impl Stream {
     pub(super) fn new() -> Self {
         Self {
             id: 0,
+            begun_at: 0,
             holders: 0,
             open: false,
             gone: None,

@@ -9,6 +9,7 @@ mod attack;
 #[expect(clippy::duplicate_mod, reason = "both engines are held to the same tests")]
 #[path = "../h2/tests/client.rs"]
 mod client;
+mod ends;
 mod heads;
 mod malformed;
 mod oracle;
