@@ -5,6 +5,7 @@
 //! client caches) belongs to its material, so that no session outlives the trust or the certificate under which it began.
 
 pub mod hello;
+mod known;
 mod verify;
 
 #[cfg(test)]
@@ -41,7 +42,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::server::TlsStream;
-use webpki::KeyUsage;
 
 use crate::error::Reason;
 use crate::net::Io;
@@ -206,7 +206,7 @@ impl Tls {
                 return Err(failed(&error, "handshake", Reason::ClientGone));
             }
         };
-        let peer = material.peer(stream.get_ref().1, KeyUsage::client_auth(), None)?;
+        let peer = material.peer(stream.get_ref().1, verify::Usage::Client, None)?;
         Ok((Io::TlsServer(Box::new(stream)), peer))
     }
 
@@ -222,7 +222,7 @@ impl Tls {
             .connect(name, BigRead::new(stream))
             .await
             .map_err(|error| failed(&error, expected.as_str(), Reason::TlsIdentity))?;
-        let peer = material.peer(stream.get_ref().1, KeyUsage::server_auth(), Some(expected))?;
+        let peer = material.peer(stream.get_ref().1, verify::Usage::Server, Some(expected))?;
         if peer.alpn != alpn {
             let message = format!("{} answered {} to {}", expected.as_str(), peer.alpn.as_str(), alpn.as_str());
             return Err(TlsError { reason: Reason::TlsIdentity, message });
@@ -249,7 +249,7 @@ impl Material {
 
     /// Rustls verifies chains in full handshakes only; a resumed one carries the certificates of the first, which are
     /// judged again, because they may have expired since.
-    fn peer(&self, state: &CommonState, usage: KeyUsage, expected: Option<&SpiffeId>) -> Result<Peer, TlsError> {
+    fn peer(&self, state: &CommonState, usage: verify::Usage, expected: Option<&SpiffeId>) -> Result<Peer, TlsError> {
         let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
         let (leaf, intermediates) = state.peer_certificates().and_then(<[_]>::split_first).ok_or_else(|| TlsError {
             reason: Reason::NoCertificate,
@@ -346,6 +346,10 @@ fn server_config(identity: &Identity, trust: &Arc<Trust>) -> Result<ServerConfig
     // Tickets of its own, so that what another generation issued is not accepted; and no 0-RTT, which can be replayed.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| unusable(&error))?;
     config.max_early_data_size = 0;
+    // A connection uses one up and gets one back.
+    config.send_tls13_tickets = 1;
+    // Our own order: the first suite's hash is done in hardware, the second one's is not.
+    config.ignore_client_order = true;
     Ok(config)
 }
 

@@ -23,12 +23,14 @@ use rustls::server::danger::ClientCertVerifier;
 use webpki::EndEntityCert;
 use webpki::KeyUsage;
 
+use crate::tls::known::Known;
 use crate::tls::provider;
 
-/// Trust anchors by trust domain, parsed once.
+/// Trust anchors by trust domain, parsed once, and what they have proved lately.
 #[derive(Debug, Default)]
 pub struct Trust {
     domains: HashMap<String, Vec<TrustAnchor<'static>>>,
+    known: Known,
 }
 
 impl Trust {
@@ -44,7 +46,7 @@ impl Trust {
                 }
             }
         }
-        Self { domains }
+        Self { domains, known: Known::default() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -55,7 +57,7 @@ impl Trust {
     pub(super) fn verify(
         &self,
         chain: Chain<'_>,
-        usage: KeyUsage,
+        usage: Usage,
         expected: Option<&SpiffeId>,
         now: UnixTime,
     ) -> Result<SpiffeId, CertificateError> {
@@ -66,10 +68,13 @@ impl Trust {
             tracing::debug!(peer = id.as_str(), "peer's trust domain is unknown");
             return Err(CertificateError::UnknownIssuer);
         };
-        let algorithms = algorithms();
-        leaf.verify_for_usage(algorithms.all, anchors, chain.intermediates, now, usage, None, None)
-            .inspect_err(|error| tracing::debug!(peer = id.as_str(), %error, "peer's certificate refused"))
-            .map_err(|error| refusal(&error))?;
+        if !self.known.holds(chain, usage, now) {
+            let algorithms = algorithms();
+            leaf.verify_for_usage(algorithms.all, anchors, chain.intermediates, now, usage.key_usage(), None, None)
+                .inspect_err(|error| tracing::debug!(peer = id.as_str(), %error, "peer's certificate refused"))
+                .map_err(|error| refusal(&error))?;
+            self.known.add(chain, usage);
+        }
         match expected {
             Some(expected) if *expected != id => {
                 tracing::debug!(peer = id.as_str(), expected = expected.as_str(), "peer is somebody else");
@@ -85,6 +90,22 @@ impl Trust {
 pub(super) struct Chain<'a> {
     pub(super) leaf: &'a CertificateDer<'a>,
     pub(super) intermediates: &'a [CertificateDer<'a>],
+}
+
+/// What a certificate is shown for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    Client,
+    Server,
+}
+
+impl Usage {
+    fn key_usage(self) -> KeyUsage {
+        match self {
+            Self::Client => KeyUsage::client_auth(),
+            Self::Server => KeyUsage::server_auth(),
+        }
+    }
 }
 
 /// The identity of a chain that was verified before.
@@ -135,7 +156,7 @@ impl ServerCertVerifier for ExpectServer {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let chain = Chain { leaf, intermediates };
-        self.trust.verify(chain, KeyUsage::server_auth(), Some(&self.expected), now)?;
+        self.trust.verify(chain, Usage::Server, Some(&self.expected), now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -180,7 +201,7 @@ impl ClientCertVerifier for KnownClient {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.trust.verify(Chain { leaf, intermediates }, KeyUsage::client_auth(), None, now)?;
+        self.trust.verify(Chain { leaf, intermediates }, Usage::Client, None, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
