@@ -143,7 +143,11 @@ impl Lane {
             self.closed_idle(vec![(old, Close::Idle)], now);
             return None;
         }
-        let (kept, closed) = self.shelf.borrow_mut().take(now, limit, Idle::is_quiet);
+        let is_quiet = |kept: &mut Kept<Idle>| {
+            let trusted = kept.requests >= PROVEN && kept.idle(now) < GLANCE;
+            if trusted { kept.connection.seems_quiet() } else { kept.connection.is_quiet() }
+        };
+        let (kept, closed) = self.shelf.borrow_mut().take(now, limit, is_quiet);
         self.closed_idle(closed, now);
         if kept.is_some() {
             self.metrics.idle.add(-1);
@@ -520,6 +524,11 @@ const BUSY: usize = 4;
 const WORKERS_MAX: u32 = 4;
 /// No server that counts its limit in seconds closes a connection so soon.
 const RECENT: Duration = Duration::from_millis(500);
+/// A server that has answered so often on a connection does not close it after each answer, as some do without saying so.
+const PROVEN: u32 = 8;
+/// So shortly after an answer only such a server would have closed. Asking the kernel about it costs as much as a tenth of the
+/// request, and would not rule it out: an end may always be on its way.
+const GLANCE: Duration = Duration::from_millis(1);
 /// Well before a limit is forgotten (`IdleLimit`).
 const REMIND: Duration = Duration::from_secs(60);
 /// With 128 streams each, more than any concurrency limit lets through by default.

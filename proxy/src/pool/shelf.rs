@@ -44,11 +44,11 @@ impl<C> Shelf<C> {
         &mut self,
         now: Instant,
         idle_limit: Duration,
-        mut is_quiet: impl FnMut(&mut C) -> bool,
+        mut is_quiet: impl FnMut(&mut Kept<C>) -> bool,
     ) -> (Option<Kept<C>>, Vec<Closed<C>>) {
         let mut closed = Vec::new();
         while let Some(mut kept) = self.idle.pop() {
-            if !is_quiet(&mut kept.connection) {
+            if !is_quiet(&mut kept) {
                 closed.push((kept, Close::Peer));
             } else if let Some(why) = kept.expired(now, idle_limit) {
                 closed.push((kept, why));

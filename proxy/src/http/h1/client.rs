@@ -92,11 +92,15 @@ impl Client {
         self.wire.io.tcp()
     }
 
+    /// Nothing was read that no exchange has asked for.
+    pub fn is_clean(&self) -> bool {
+        self.wire.read.is_empty() && !self.wire.read_ended
+    }
+
     /// Asks the kernel, without waiting: still open, and silent? To be asked right before an exchange.
     pub fn is_idle_alive(&mut self) -> bool {
-        let quiet = self.wire.read.is_empty() && !self.wire.read_ended;
         match &self.wire.io {
-            _ if !quiet => false,
+            _ if !self.is_clean() => false,
             Io::Tcp(stream) => net::is_quiet(stream),
             Io::TlsServer(_) | Io::TlsClient(_) if self.wire.io.tcp().is_some_and(net::is_quiet) => true,
             // What came may be TLS's own, a ticket for example.

@@ -32,7 +32,7 @@ fn the_last_one_back_is_the_first_one_out() {
 fn a_connection_that_spoke_or_idled_too_long_is_never_offered() {
     let now = Instant::now();
     let mut shelf = shelf(now, &["fine", "spoke"]);
-    let (taken, closed) = shelf.take(now, LIMIT, |name| *name != "spoke");
+    let (taken, closed) = shelf.take(now, LIMIT, |kept| kept.connection != "spoke");
     assert_eq!(taken.unwrap().connection, "fine");
     assert_eq!(names(closed), [("spoke", Close::Peer)]);
 
