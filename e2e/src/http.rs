@@ -12,14 +12,19 @@ use tokio::net::TcpStream;
 
 pub type Response = http::Response<Bytes>;
 
-/// A client of one address.
+/// A client of one address, or of a name and port.
 pub struct Client {
-    address: SocketAddr,
+    address: String,
     idle: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
+        Self::named(address.to_string())
+    }
+
+    /// `HOST:PORT`, resolved at every connect.
+    pub fn named(address: String) -> Self {
         Self { address, idle: None }
     }
 
@@ -27,7 +32,7 @@ impl Client {
     pub async fn send(&mut self, request: http::Request<Full<Bytes>>) -> anyhow::Result<Response> {
         let mut sender = match self.idle.take() {
             Some(sender) if sender.is_ready() => sender,
-            _ => connect(self.address).await?,
+            _ => connect(&self.address).await?,
         };
         let answer = sender.send_request(request).await.context("send request")?;
         let (parts, body) = answer.into_parts();
@@ -52,7 +57,7 @@ pub fn get(host: &str, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<h
     Ok(request.body(Full::default())?)
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let socket = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     socket.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;

@@ -41,11 +41,11 @@ struct Options {
     /// Of a flaky role's answers, how many in a hundred are 503.
     #[arg(long, default_value_t = 10)]
     fail_percent: u64,
-    /// Where the web role finds the others: its sidecar's listeners.
+    /// Where the web role finds the others, as HOST:PORT: its sidecar's listeners, or Services. Who is not named is not asked.
     #[arg(long)]
-    catalog: Option<SocketAddr>,
+    catalog: Option<String>,
     #[arg(long)]
-    pricing: Option<SocketAddr>,
+    pricing: Option<String>,
     #[arg(long)]
     orders: Option<SocketAddr>,
 }
@@ -88,8 +88,8 @@ async fn serve_http(options: Options) -> anyhow::Result<()> {
         options.orders.map(|a| Endpoint::from_shared(format!("http://{a}")).map(|e| e.connect_lazy())).transpose()?;
     let app = Rc::new(App {
         served: AtomicU64::new(0),
-        catalog: Pool::new(options.catalog),
-        pricing: Pool::new(options.pricing),
+        catalog: Pool::new(options.catalog.clone()),
+        pricing: Pool::new(options.pricing.clone()),
         orders: orders.map(OrdersClient::new),
         options,
     });
@@ -158,7 +158,10 @@ impl App {
         let trace = trace_headers(request);
         let catalog = self.catalog.get("catalog", "/items", &trace).await?;
         let price = self.pricing.get("pricing", "/price", &trace).await?;
-        let order = self.order(&trace).await?;
+        let order = match self.orders {
+            Some(_) => self.order(&trace).await?,
+            None => "none".to_owned(),
+        };
         let version =
             catalog.headers().get("x-catalog-version").map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
         let text = |body: &Bytes| String::from_utf8_lossy(body).trim().to_owned();
@@ -189,12 +192,12 @@ impl App {
 
 /// Idle connections to one address; as many as there are requests at once.
 struct Pool {
-    address: Option<SocketAddr>,
+    address: Option<String>,
     idle: RefCell<Vec<Client>>,
 }
 
 impl Pool {
-    fn new(address: Option<SocketAddr>) -> Self {
+    fn new(address: Option<String>) -> Self {
         Self { address, idle: RefCell::default() }
     }
 
@@ -204,9 +207,9 @@ impl Pool {
         path: &str,
         headers: &[(String, String)],
     ) -> Result<hyper::Response<Bytes>, String> {
-        let address = self.address.ok_or_else(|| format!("{host}: no address given"))?;
+        let address = self.address.clone().ok_or_else(|| format!("{host}: no address given"))?;
         let idle = self.idle.borrow_mut().pop();
-        let mut client = idle.unwrap_or_else(|| Client::new(address));
+        let mut client = idle.unwrap_or_else(|| Client::named(address));
         let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let request = get(host, path, &headers).map_err(|e| e.to_string())?;
         let answer = client.send(request).await.map_err(|e| format!("{host}: {e:#}"))?;
