@@ -3,14 +3,13 @@
 
 mod chart;
 pub(crate) mod conformance;
+pub(crate) mod example;
 mod smoke;
 mod stories;
 mod trust;
 
 use std::path::Path;
 use std::path::PathBuf;
-
-use anyhow::Context;
 
 use crate::cluster::Cluster;
 use crate::cluster::tools;
@@ -23,11 +22,23 @@ pub(crate) struct Options {
     /// Only what needs no cluster: the chart, linted, rendered, and given values that it must refuse.
     #[arg(long)]
     chart: bool,
-    /// After that the long stories: restarts, evictions and losses under load.
+    /// After that everything else.
     #[arg(long, conflicts_with = "chart")]
     all: bool,
+    /// One part of everything else, alone.
+    #[arg(long, value_name = "PART", conflicts_with_all = ["chart", "all"])]
+    only: Option<Part>,
     #[command(flatten)]
     place: Place,
+}
+
+/// What `--all` tells after the smoke test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The README's first half hour on Kubernetes, with traces in an OTLP backend.
+    Example,
+    /// Restarts, evictions and losses under load.
+    Stories,
 }
 
 /// On which cluster, and with which build of Leno.
@@ -40,8 +51,8 @@ pub(crate) struct Place {
     /// own is made and ended.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller and shell, which
-    /// this command writes under target/images.
+    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller, shell and traces,
+    /// which this command writes under target/images.
     #[arg(long, value_name = "REGISTRY/PATH")]
     repository: Option<String>,
 }
@@ -52,30 +63,55 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.chart {
         return Ok(());
     }
-    options.place.with(|target| {
-        smoke::run(target)?;
-        if options.all { stories::run(target) } else { Ok(()) }
+    options.place.with(options.all || options.only == Some(Part::Example), |target| match options.only {
+        Some(part) => {
+            target.gateway_api()?;
+            target.install()?;
+            part.run(target)
+        }
+        None => {
+            smoke::run(target)?;
+            Part::ALL.into_iter().filter(|_| options.all).try_for_each(|part| part.run(target))
+        }
     })
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Example, Self::Stories];
+
+    fn run(self, target: &Target) -> anyhow::Result<()> {
+        match self {
+            Self::Example => example::run(target),
+            Self::Stories => stories::run(target),
+        }
+    }
 }
 
 /// `cargo xtask conformance`.
 pub(crate) fn conformance(options: &conformance::Options) -> anyhow::Result<()> {
-    options.place.with(|target| conformance::run(options, target))
+    options.place.with(false, |target| conformance::run(options, target))
 }
 
 impl Place {
     /// Builds Leno, brings a cluster and the images together, and runs the tests on it. What went wrong is described while the
-    /// cluster is still there.
-    fn with(&self, tests: impl FnOnce(&Target) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let archives = images(&self.profile)?;
+    /// cluster is still there. `traces`: the tests want an OTLP backend.
+    fn with(&self, traces: bool, tests: impl FnOnce(&Target) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let programs = build(&self.profile)?;
+        let mut archives = images(&programs)?;
+        if traces {
+            archives.push(example::backend()?);
+        }
+        let leno = programs.join("leno");
         if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| self.cluster.is_none()) {
             tools::build(&tools::CLIENTS)?;
-            let target = Target { kubeconfig: kubeconfig.into(), repository: self.repository.clone(), cluster: None };
+            let target =
+                Target { kubeconfig: kubeconfig.into(), leno, repository: self.repository.clone(), cluster: None };
             return tests(&target).inspect_err(|_| target.describe());
         }
         let own = format!("e2e-{}", std::process::id());
         let cluster = Cluster::up(self.cluster.as_deref().unwrap_or(&own))?;
-        let target = Target { kubeconfig: cluster.kubeconfig(), repository: None, cluster: Some(cluster.clone()) };
+        let target =
+            Target { kubeconfig: cluster.kubeconfig(), leno, repository: None, cluster: Some(cluster.clone()) };
         let loaded = archives.iter().try_for_each(|archive| cluster.load(archive));
         let result = loaded.and_then(|()| tests(&target)).inspect_err(|_| target.describe());
         if self.cluster.is_none() {
@@ -85,20 +121,23 @@ impl Place {
     }
 }
 
-/// One build of everything, and the images of Leno and of the applications that the tests run.
-fn images(profile: &str) -> anyhow::Result<Vec<PathBuf>> {
+/// One build of everything; where the programs are.
+fn build(profile: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = shell::cargo(&["build", "--profile", profile, "--bins"]);
     shell::run(cargo.args(["-p", "leno-control-plane", "-p", "leno-proxy", "-p", "leno-e2e"]))?;
-    let programs = shell::root().join("target").join(if profile == "dev" { "debug" } else { profile });
-    shell::install(&[("busybox", "busybox-static")])?;
-    let busybox = shell::find("busybox").context("busybox is not installed; install the package busybox-static")?;
-    let application = |name: &str, program: &Path, entrypoint: &[&str]| {
-        image::image(name, &[program], entrypoint, "1000:1000").and_then(|image| image::write(&image))
-    };
-    let mut archives = image::leno(&programs)?;
-    archives.push(application("storefront", &programs.join("storefront"), &["/storefront"])?);
-    archives.push(application("caller", &programs.join("caller"), &["/caller"])?);
-    archives.push(application("shell", &busybox, &["/busybox", "sleep", "2147483647"])?);
-    archives.push(conformance::echo(&programs)?);
+    Ok(shell::root().join("target").join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// The images of Leno and of the applications that the tests run.
+fn images(programs: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut archives = image::leno(programs)?;
+    archives.extend(example::applications(programs)?);
+    archives.push(application("caller", &[&programs.join("caller")], &["/caller"])?);
+    archives.push(conformance::echo(programs)?);
     Ok(archives)
+}
+
+/// An image of a program that needs no rights.
+fn application(name: &str, programs: &[&Path], entrypoint: &[&str]) -> anyhow::Result<PathBuf> {
+    image::image(name, programs, entrypoint, "1000:1000").and_then(|image| image::write(&image))
 }

@@ -14,6 +14,7 @@ use anyhow::Context;
 
 use crate::cluster::Cluster;
 use crate::cluster::node;
+use crate::e2e::example;
 use crate::shell;
 use archive::Image;
 
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// libraries that they load.
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
+    /// Also what e2e/example runs: three services, and an OTLP backend, Otelite, which is built with `cargo install` once.
+    #[arg(long, conflicts_with = "target")]
+    example: bool,
     /// Brings the images onto this cluster (cargo xtask cluster up) when they are made.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
@@ -41,8 +45,11 @@ const CONTROL_PLANE_USER: &str = "65532:65532";
 const PROXY_USER: &str = "15000:15000";
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let programs = build(&options.profile, options.target.as_deref())?;
-    let archives = leno(&programs)?;
+    let programs = build(options)?;
+    let mut archives = leno(&programs)?;
+    if options.example {
+        archives.extend(example::images(&programs)?);
+    }
     for archive in &archives {
         println!("{}", archive.display());
         if let Some(name) = &options.cluster {
@@ -53,9 +60,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Builds the programs and says in which folder they are.
-fn build(profile: &str, target: Option<&str>) -> anyhow::Result<PathBuf> {
+fn build(options: &Options) -> anyhow::Result<PathBuf> {
+    let (profile, target) = (options.profile.as_str(), options.target.as_deref());
     let mut cargo = shell::cargo(&["build", "--locked", "--profile", profile, "--bins"]);
     cargo.args(["-p", "leno-control-plane", "-p", "leno-proxy"]);
+    if options.example {
+        cargo.args(["-p", "leno-e2e"]);
+    }
     let mut folder = shell::root().join("target");
     if let Some(target) = target {
         cargo.args(["--target", target]);

@@ -60,6 +60,8 @@ const RIGHTS: [(bool, &str); 34] = [
 /// A cluster under test.
 pub(crate) struct Target {
     pub(crate) kubeconfig: PathBuf,
+    /// The command line.
+    pub(crate) leno: PathBuf,
     /// Where its nodes find Leno's images, if not where the chart says.
     pub(crate) repository: Option<String>,
     /// Where it is ours: its programs may be stopped.
@@ -333,14 +335,19 @@ impl Target {
         shell::quiet(self.command("kubectl").args(arguments))
     }
 
-    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(super) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         shell::quiet(self.command("helm").args(arguments))
     }
 
+    /// One of the cluster's own programs.
     pub(super) fn command(&self, program: &str) -> Command {
-        let mut command = tools::command(program);
-        command.env("KUBECONFIG", &self.kubeconfig);
-        command
+        self.asking(tools::command(program))
+    }
+
+    /// A program that asks this cluster.
+    pub(super) fn asking(&self, mut program: Command) -> Command {
+        program.env("KUBECONFIG", &self.kubeconfig);
+        program
     }
 
     /// What there is and what it says, for whoever must find out what went wrong.
