@@ -4,6 +4,7 @@
 mod chart;
 pub(crate) mod conformance;
 pub(crate) mod example;
+mod outsiders;
 mod smoke;
 mod stories;
 mod trust;
@@ -35,6 +36,8 @@ pub(crate) struct Options {
 /// What `--all` tells after the smoke test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// Callers without sidecars: a scraper and an ingress controller.
+    Outsiders,
     /// The README's first half hour on Kubernetes, with traces in an OTLP backend.
     Example,
     /// Restarts, evictions and losses under load.
@@ -77,10 +80,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Part {
-    const ALL: [Self; 2] = [Self::Example, Self::Stories];
+    const ALL: [Self; 3] = [Self::Outsiders, Self::Example, Self::Stories];
 
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
+            Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
             Self::Stories => stories::run(target),
         }
