@@ -66,9 +66,11 @@ pub enum Share {
 pub struct Acceptor(AsyncFd<TcpListener>);
 
 impl Acceptor {
-    /// On the runtime that will accept.
+    /// On the runtime that will accept. What is accepted has the listener's options (Linux: a connection begins as its copy),
+    /// which spares each connection seven system calls.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        tune(SockRef::from(&listener), &KEEPALIVE);
         Ok(Self(sys::register(listener)?))
     }
 
@@ -90,9 +92,7 @@ impl Acceptor {
 /// Registers an accepted descriptor with the current worker's runtime.
 pub fn adopt(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nonblocking(true)?;
-    let stream = TcpStream::from_std(stream)?;
-    tune(&stream, &KEEPALIVE);
-    Ok(stream)
+    TcpStream::from_std(stream)
 }
 
 /// Dials; the caller bounds the time.
@@ -102,14 +102,13 @@ pub async fn connect(address: SocketAddr, keepalive: &Keepalive) -> io::Result<T
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     let stream = socket.connect(address).await?;
-    tune(&stream, keepalive);
+    tune(SockRef::from(&stream), keepalive);
     Ok(stream)
 }
 
 /// Failures are ignored: a connection without these options still carries bytes, and a peer that has just gone away makes
 /// every one of them fail.
-fn tune(stream: &TcpStream, keepalive: &Keepalive) {
-    let socket = SockRef::from(stream);
+fn tune(socket: SockRef<'_>, keepalive: &Keepalive) {
     let _ = socket.set_tcp_nodelay(true);
     let probes =
         TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes);

@@ -65,3 +65,20 @@ async fn a_connection_that_was_not_redirected_has_no_original_destination() {
     let (theirs, _) = acceptor.accept().await.unwrap();
     assert_eq!(net::original_destination(&net::adopt(theirs).unwrap()), None);
 }
+
+#[tokio::test]
+async fn what_is_accepted_is_tuned_like_what_is_dialled() {
+    let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();
+    let ours = net::connect(acceptor.address().unwrap(), &net::KEEPALIVE).await.unwrap();
+    let (theirs, _) = acceptor.accept().await.unwrap();
+    let theirs = net::adopt(theirs).unwrap();
+    let options = |stream: &tokio::net::TcpStream| {
+        let socket = socket2::SockRef::from(stream);
+        let probes = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        let times = (socket.tcp_keepalive_retries().unwrap(), socket.tcp_user_timeout().unwrap());
+        let sends = (socket.tcp_nodelay().unwrap(), socket.tcp_notsent_lowat().unwrap());
+        (socket.keepalive().unwrap(), probes, times, sends)
+    };
+    assert_eq!(options(&theirs), options(&ours));
+    assert!(options(&ours).0 && options(&ours).3.0);
+}
