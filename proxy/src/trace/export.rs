@@ -244,12 +244,11 @@ impl Queue {
         while let Some(first) = self.next().await {
             let Some(exporter) = &exporter else { continue };
             batch.push(span_data(first, &scope));
-            let deadline = tokio::time::Instant::now() + BATCH_WAIT;
-            while batch.len() < BATCH_MAX {
-                match tokio::time::timeout_at(deadline, self.next()).await {
-                    Ok(Some(record)) => batch.push(span_data(record, &scope)),
-                    Ok(None) | Err(_) => break,
-                }
+            self.gather().await;
+            while batch.len() < BATCH_MAX
+                && let Ok(record) = self.records.try_recv()
+            {
+                batch.push(span_data(record, &scope));
             }
             let count = batch.len() as u64;
             match exporter.export(std::mem::take(&mut batch)).await {
@@ -271,6 +270,13 @@ impl Queue {
             biased;
             record = self.records.recv() => record,
             _ = self.closed.wait_for(|closed| *closed) => None,
+        }
+    }
+
+    /// Lets those that follow the first gather where they are: to be woken for each would cost its request more than itself.
+    async fn gather(&mut self) {
+        if self.records.len() < BATCH_MAX {
+            let _ = tokio::time::timeout(BATCH_WAIT, self.closed.wait_for(|closed| *closed)).await;
         }
     }
 }
