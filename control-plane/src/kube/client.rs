@@ -86,6 +86,8 @@ impl Client {
         let mut request = self.request(Method::GET, path, None)?;
         let nonce: [u8; 16] = rand::random();
         for (name, value) in [
+            // What comes is no document: a kubelet, which declares no type for it, refuses whoever insists on one.
+            ("accept", "*/*"),
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
             ("sec-websocket-version", "13"),

@@ -116,3 +116,79 @@ fn pong(payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&payload[..usize::from(length)]);
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncBufReadExt;
+    use tokio::io::AsyncRead;
+    use tokio::io::BufReader;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::kube::access::Access;
+    use crate::kube::access::Credential;
+
+    const PLACE: Place<'_> = Place { namespace: "shop", pod: "orders", container: "leno-proxy" };
+    const DONE: &[u8] = b"\x03{\"status\":\"Success\"}";
+
+    /// A kubelet behind its API server, for one command: refuses whoever insists on a type of document, as go-restful does where a
+    /// route declares none, and then sends these frames.
+    async fn kubelet(frames: Vec<u8>) -> Arc<Client> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut socket = BufReader::new(listener.accept().await.unwrap().0);
+            let anything = head(&mut socket).await.iter().any(|line| line == "accept: */*");
+            let answer: &[u8] = match anything {
+                true => b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
+                false => b"HTTP/1.1 406 Not Acceptable\r\ncontent-length: 0\r\n\r\n",
+            };
+            socket.write_all(answer).await.unwrap();
+            socket.write_all(&frames).await.unwrap();
+            // Until the client has read it all and goes.
+            let _ = socket.read(&mut [0; 64]).await;
+        });
+        let (host, port) = (address.ip().to_string(), address.port());
+        Client::new(Access { host, port, tls: None, credential: Credential::Token("ours".to_owned()) })
+    }
+
+    async fn head(socket: &mut BufReader<impl AsyncRead + Unpin>) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            socket.read_line(&mut line).await.unwrap();
+            match line.trim() {
+                "" => return lines,
+                some => lines.push(some.to_ascii_lowercase()),
+            }
+        }
+    }
+
+    fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
+        [&[first, u8::try_from(payload.len()).unwrap()], payload].concat()
+    }
+
+    #[tokio::test]
+    async fn a_command_gives_what_it_printed() {
+        // In two messages, one of them in two frames, with a ping between.
+        let frames = [framed(0x02, b"\x01one "), framed(0x89, b"?"), framed(0x80, b"two "), framed(0x82, b"\x01three")];
+        let client = kubelet([frames.concat(), framed(0x82, DONE)].concat()).await;
+        assert_eq!(exec(&client, PLACE, &["/leno-proxy"]).await.unwrap(), "one two three");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_failed_says_what_it_complained_of() {
+        let failed = b"\x03{\"status\":\"Failure\",\"reason\":\"NonZeroExitCode\",\"message\":\"exit 1\"}";
+        let client = kubelet([framed(0x82, b"\x02no such thing\n"), framed(0x82, failed)].concat()).await;
+        let said = exec(&client, PLACE, &["/leno-proxy"]).await.unwrap_err().to_string();
+        assert!(said.contains("no such thing"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_end_without_an_outcome_is_none() {
+        let client = kubelet([framed(0x82, b"\x01half of it"), framed(0x88, b"")].concat()).await;
+        assert!(exec(&client, PLACE, &["/leno-proxy"]).await.is_err());
+    }
+}

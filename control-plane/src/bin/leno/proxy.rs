@@ -9,6 +9,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use leno_control_plane::inject::PORTS;
 use leno_control_plane::inject::PROXY;
+use leno_control_plane::kube;
 use leno_control_plane::kube::exec;
 use serde_json::Value;
 
@@ -94,6 +95,8 @@ async fn ask(cluster: &Cluster, namespace: &str, pod: &str, words: &[&str]) -> a
     let place = exec::Place { namespace, pod, container: PROXY };
     match exec::exec(&cluster.client, place, &command).await {
         Ok(said) => Ok(said),
+        // The sidecar itself says what is wrong with the question.
+        Err(kube::Error::Refused { reason, message, .. }) if reason == "NonZeroExitCode" => bail!("{message}"),
         Err(error) if error.to_string().contains("container") && error.status() == Some(400) => {
             bail!(
                 "{namespace}/{pod} has no sidecar; `leno restart --unmeshed` gives it one where it asks for it ({error})"
@@ -133,7 +136,7 @@ fn pools(all: &Value) -> String {
             head = Default::default();
         }
     }
-    if rows.len() == 1 { "it has called nobody yet\n".to_owned() } else { table(&rows) }
+    if rows.len() == 1 { "it calls nobody now\n".to_owned() } else { table(&rows) }
 }
 
 fn now() -> i64 {
