@@ -80,7 +80,7 @@ enum Command {
     Dev(dev::Dev),
     /// Fails while pods have sidecars: the chart runs it before it is uninstalled.
     #[command(hide = true)]
-    Guard(reach::Reach),
+    Guard(guard::Options),
     /// Print the pages of all codes, for `cargo xtask codegen`.
     #[command(hide = true)]
     Codes,
@@ -130,7 +130,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Dev(dev) => dev::run(dev),
-        Command::Guard(reach) => guard::run(&reach),
+        Command::Guard(options) => guard::run(&options),
         Command::Codes => {
             lint::print_pages();
             Ok(ExitCode::SUCCESS)
