@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Only what must be true before Leno is installed.
     #[arg(long)]
     before: bool,
+    /// Only the sidecars; with `-n`, of one namespace.
+    #[arg(long, conflicts_with = "before")]
+    data_plane: bool,
     /// Looks again until nothing fails, for so long at most.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
@@ -140,11 +143,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 async fn look(cluster: &Cluster, options: &Options) -> Vec<Line> {
     let mut lines = Lines { section: "cluster", all: Vec::new() };
+    let namespace = options.reach.namespace.as_deref();
+    if options.data_plane {
+        lines.section("sidecars");
+        sidecars::look(cluster, &mut lines, namespace).await;
+        return lines.all;
+    }
     if cluster::look(cluster, &mut lines, options.before).await && !options.before {
         lines.section("control plane");
         if installed::look(cluster, &mut lines).await {
             lines.section("sidecars");
-            sidecars::look(cluster, &mut lines, options.reach.namespace.as_deref()).await;
+            sidecars::look(cluster, &mut lines, namespace).await;
         }
     }
     lines.all

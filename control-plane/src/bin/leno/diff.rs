@@ -84,8 +84,7 @@ fn not_live(options: &Options) -> anyhow::Result<ExitCode> {
     let all = block(async { live::all(&options.reach.cluster()?, options.reach.namespace.as_deref()).await })?;
     let waiting: Vec<_> = all.iter().filter(|one| one.state != State::Live).collect();
     for one in &waiting {
-        let slash = if one.namespace.is_empty() { "" } else { "/" };
-        println!("{} {} {}{slash}{}: {}", one.state.as_str(), one.kind, one.namespace, one.name, one.message);
+        println!("{} {}: {}", one.state.as_str(), one.object(), one.message);
     }
     match waiting.len() {
         0 => eprintln!("everything that is declared is in force"),

@@ -61,6 +61,15 @@ impl State {
     }
 }
 
+impl Live {
+    /// `Kind namespace/name`, or `Kind name` where there are no namespaces.
+    pub(crate) fn object(&self) -> String {
+        let Live { kind, namespace, name, .. } = self;
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        format!("{kind} {namespace}{slash}{name}")
+    }
+}
+
 /// Of one namespace, or of all.
 pub(crate) async fn all(cluster: &Cluster, namespace: Option<&str>) -> anyhow::Result<Vec<Live>> {
     let mut found = Vec::new();
@@ -159,6 +168,7 @@ mod tests {
     fn only_what_is_said_of_this_generation_counts() {
         let live = json!([said("Accepted", "True", 2), said("Programmed", "True", 2)]);
         assert_eq!(policy(2, &live).state, State::Live);
+        assert_eq!(policy(2, &live).object(), "TrafficPolicy shop/orders");
         assert_eq!(policy(3, &live).state, State::Unseen);
         assert_eq!(policy(1, &json!([])).state, State::Unseen);
         let pending = policy(2, &json!([said("Accepted", "True", 2), said("Programmed", "False", 2)]));

@@ -47,12 +47,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let mut rows = vec![["STATE", "PROXIES", "OBJECT", ""].map(str::to_owned).to_vec()];
     for one in &all {
-        let object = match one.namespace.as_str() {
-            "" => format!("{} {}", one.kind, one.name),
-            namespace => format!("{} {namespace}/{}", one.kind, one.name),
-        };
         let more = if one.message.is_empty() { &one.warnings } else { &one.message };
-        rows.push(vec![one.state.as_str().to_owned(), one.proxies.clone(), object, more.clone()]);
+        rows.push(vec![one.state.as_str().to_owned(), one.proxies.clone(), one.object(), more.clone()]);
     }
     print!("{}", table(&rows));
     let waiting = all.iter().filter(|one| one.state != State::Live).count();

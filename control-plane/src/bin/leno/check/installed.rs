@@ -12,6 +12,7 @@ use crate::check::Lines;
 use crate::check::cluster::holds;
 use crate::guard::sidecar;
 use crate::live;
+use crate::live::Live;
 use crate::live::State;
 use crate::reach::Cluster;
 use crate::reach::items;
@@ -40,7 +41,7 @@ pub(super) async fn look(cluster: &Cluster, lines: &mut Lines) -> bool {
     definitions(cluster, lines).await;
     webhooks(cluster, lines).await;
     injects(cluster, lines).await;
-    root(cluster, lines).await;
+    root(cluster, lines, &deployment).await;
     leader(cluster, lines).await;
     metrics(cluster, lines).await;
     policies(cluster, lines).await;
@@ -159,17 +160,23 @@ async fn injects(cluster: &Cluster, lines: &mut Lines) {
     }
 }
 
-async fn root(cluster: &Cluster, lines: &mut Lines) {
-    let path = format!("/api/v1/namespaces/{}/secrets/leno-root", cluster.system);
-    // An issuer of one's own takes its place.
-    let issuer = format!("/api/v1/namespaces/{}/secrets/leno-issuer", cluster.system);
-    match (cluster.get(&path).await, cluster.get(&issuer).await) {
-        (Ok(Some(_)), _) | (_, Ok(Some(_))) => lines.well("ROOT_MISSING", "the root of trust is kept"),
-        (Ok(None), Ok(None)) => {
-            lines.wrong("ROOT_MISSING", format!("there is no Secret leno-root in {}", cluster.system))
-        }
-        (Err(error), _) | (_, Err(error)) => lines.unknown("ROOT_MISSING", format!("{error:#}")),
+async fn root(cluster: &Cluster, lines: &mut Lines, deployment: &Value) {
+    let (name, what) = match issuer(deployment) {
+        "" => ("leno-root", "the root of trust is kept"),
+        name => (name, "the issuer of one's own is there"),
+    };
+    match cluster.get(&format!("/api/v1/namespaces/{}/secrets/{name}", cluster.system)).await {
+        Ok(Some(_)) => lines.well("ROOT_MISSING", what),
+        Ok(None) => lines.wrong("ROOT_MISSING", format!("there is no Secret {name} in {}", cluster.system)),
+        Err(error) => lines.unknown("ROOT_MISSING", format!("{error:#}")),
     }
+}
+
+/// The Secret that signs instead of a root of Leno's own, where the chart names one.
+fn issuer(deployment: &Value) -> &str {
+    let containers = items(&deployment["spec"]["template"]["spec"]["containers"]);
+    let named = containers.flat_map(|one| items(&one["env"])).find(|one| one["name"] == "LENO_ISSUER_SECRET");
+    named.map(|one| text(&one["value"])).unwrap_or_default()
 }
 
 async fn leader(cluster: &Cluster, lines: &mut Lines) {
@@ -225,7 +232,7 @@ async fn policies(cluster: &Cluster, lines: &mut Lines) {
         Ok(all) => {
             let named = |state: State| {
                 let found = all.iter().filter(|one| one.state == state);
-                found.map(|one| format!("{} {}/{}", one.kind, one.namespace, one.name)).collect::<Vec<_>>()
+                found.map(Live::object).collect::<Vec<_>>()
             };
             let (refused, pending) = (named(State::Refused), [named(State::Pending), named(State::Unseen)].concat());
             match refused.is_empty() {
@@ -251,6 +258,15 @@ mod tests {
         assert_eq!(metric(page, "leno_a"), Some(4.0));
         assert_eq!(metric(page, "leno_b"), Some(500.0));
         assert_eq!(metric(page, "leno"), None);
+    }
+
+    #[test]
+    fn an_issuer_is_the_one_that_the_control_plane_was_given() {
+        let deployment = |env: Value| json!({"spec": {"template": {"spec": {"containers": [{"env": env}]}}}});
+        let given =
+            json!([{"name": "LENO_STATE", "value": "/"}, {"name": "LENO_ISSUER_SECRET", "value": "corporate-ca"}]);
+        assert_eq!(issuer(&deployment(given)), "corporate-ca");
+        assert_eq!(issuer(&deployment(json!([]))), "");
     }
 
     #[test]
