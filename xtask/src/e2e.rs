@@ -2,6 +2,7 @@
 //! did not look.
 
 mod chart;
+mod cli;
 pub(crate) mod conformance;
 pub(crate) mod example;
 mod outsiders;
@@ -42,6 +43,8 @@ enum Part {
     Example,
     /// Restarts, evictions and losses under load.
     Stories,
+    /// Sidecars of another release rolled by `leno restart`, and Leno taken away for good.
+    Leave,
 }
 
 /// On which cluster, and with which build of Leno.
@@ -80,19 +83,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Outsiders, Self::Example, Self::Stories];
+    const ALL: [Self; 4] = [Self::Outsiders, Self::Example, Self::Stories, Self::Leave];
 
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
             Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
             Self::Stories => stories::run(target),
+            Self::Leave => cli::leave(target),
         }
     }
 }
 
 /// `cargo xtask conformance`.
 pub(crate) fn conformance(options: &conformance::Options) -> anyhow::Result<()> {
+    options.clear()?;
     options.place.with(false, |target| conformance::run(options, target))
 }
 

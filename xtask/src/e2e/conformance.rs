@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::ErrorKind;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -71,6 +72,26 @@ pub(crate) fn echo(programs: &Path) -> anyhow::Result<PathBuf> {
     image::write(&image)
 }
 
+impl Options {
+    fn report(&self) -> PathBuf {
+        shell::root().join(&self.report)
+    }
+
+    /// Removes what an earlier run has left: whoever finds a report finds this run's.
+    pub(crate) fn clear(&self) -> anyhow::Result<()> {
+        for file in [self.report(), shell::root().join(LOG)] {
+            fs::create_dir_all(file.parent().context("a file has a folder")?)?;
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
     tools::build(&["conformance"])?;
     target.gateway_api()?;
@@ -86,8 +107,7 @@ pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
     suite.args(["--organization=leno", "--project=leno", "--url=https://leno.dev", "--contact=developers@leno.dev"]);
     suite.arg(format!("--version=v{}", env!("CARGO_PKG_VERSION")));
     // It opens the file as it is, from the folder where it runs.
-    let report = shell::root().join(&options.report);
-    fs::create_dir_all(report.parent().context("the report has a folder")?)?;
+    let report = options.report();
     suite.arg(format!("--report-output={}", report.display()));
     suite.args(options.test.iter().map(|test| format!("--run-test={test}")));
     let passed = watch(suite)?;
@@ -117,7 +137,7 @@ fn declared(target: &Target) -> anyhow::Result<()> {
 /// it only lists. Whether all passed.
 fn watch(mut suite: Command) -> anyhow::Result<bool> {
     let mut child = suite.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context("start the suite")?;
-    let mut log = fs::File::create(LOG)?;
+    let mut log = fs::File::create(shell::root().join(LOG))?;
     for line in BufReader::new(child.stdout.take().expect("it was asked for")).lines() {
         let line = line?;
         writeln!(log, "{line}")?;

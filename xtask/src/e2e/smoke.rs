@@ -13,10 +13,11 @@ use anyhow::ensure;
 
 use crate::cluster::Cluster;
 use crate::cluster::tools;
+use crate::e2e::cli;
 use crate::shell;
 
 /// The namespace of the application in `e2e/smoke/shop.yaml`.
-const SHOP: &str = "leno-e2e-shop";
+pub(super) const SHOP: &str = "leno-e2e-shop";
 pub(super) const SYSTEM: &str = "leno-system";
 
 /// What the control plane's account may and may not do, as `kubectl auth can-i` asks.
@@ -70,19 +71,24 @@ pub(crate) struct Target {
 
 pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("Gateway API's own definitions, as they come", || target.gateway_api())?;
+    step("leno check --before: the cluster is fit", || cli::fit(target))?;
     step("the chart installs, and its control plane is ready", || target.install())?;
     step("the control plane may do what it needs, and nothing else", || target.rights())?;
     step("helm test", || target.helm(&["test", "leno", "--namespace", SYSTEM, "--timeout", "5m"]).map(drop))?;
     step("annotated pods run with their sidecars", || target.inject())?;
     step("one service calls the other", || target.calls())?;
     step("what travels between them is mTLS", || target.is_mtls())?;
+    step("leno check: all is well", || cli::well(target))?;
+    step("leno proxy and leno explain tell of one sidecar and one request", || cli::sidecar(target))?;
     step("who has no sidecar is still served", || target.outsider())?;
     step("a TrafficPolicy goes live, and kubectl says so", || target.policy())?;
     step("an HTTPRoute goes live", || target.route())?;
     step("an AccessPolicy goes live: the caller gets its reason", || target.denied())?;
     step("a Job with a sidecar calls at once, and ends", || target.job())?;
     step("a strict port refuses who has no sidecar, and neither the others nor the kubelet", || target.strict())?;
-    step("calls go on while there is no control plane, and policies after it is back", || target.outage())
+    step("calls go on while there is no control plane, and policies after it is back", || target.outage())?;
+    step("helm uninstall refuses to strand pods, and the release can be kept", || cli::guarded(target))?;
+    target.calls()
 }
 
 /// Runs a step and says how long it took.
@@ -142,7 +148,7 @@ impl Target {
         Ok(())
     }
 
-    fn inject(&self) -> anyhow::Result<()> {
+    pub(super) fn inject(&self) -> anyhow::Result<()> {
         self.apply(&self.manifest("shop.yaml")?)?;
         for deployment in ["deployment/catalog", "deployment/client"] {
             self.kubectl(&["-n", SHOP, "rollout", "status", deployment, "--timeout=300s"])?;
@@ -156,7 +162,19 @@ impl Target {
         Ok(())
     }
 
-    fn calls(&self) -> anyhow::Result<()> {
+    /// The same pods anew, after the mesh that they trusted is no more.
+    pub(super) fn renewed(&self) -> anyhow::Result<()> {
+        if self.kubectl(&["get", "namespace", SHOP, "--ignore-not-found", "-o", "name"])?.is_empty() {
+            return Ok(());
+        }
+        for deployment in ["deployment/catalog", "deployment/client"] {
+            self.kubectl(&["-n", SHOP, "rollout", "restart", deployment])?;
+            self.kubectl(&["-n", SHOP, "rollout", "status", deployment, "--timeout=300s"])?;
+        }
+        self.calls()
+    }
+
+    pub(super) fn calls(&self) -> anyhow::Result<()> {
         eventually(Duration::from_secs(120), || {
             let answer = self.get("client", "http://catalog/items")?;
             ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
@@ -187,8 +205,10 @@ impl Target {
 
     /// A rate of one in a second with no burst: of calls in a row some must be refused, and only once the policy is in force.
     fn policy(&self) -> anyhow::Result<()> {
+        cli::foretold(self)?;
         self.apply(&self.manifest("rate.yaml")?)?;
         self.kubectl(&["-n", SHOP, "wait", "trafficpolicy/catalog", "--for=condition=Programmed", "--timeout=300s"])?;
+        cli::in_force(self)?;
         let shown = self.kubectl(&["-n", SHOP, "get", "trafficpolicy", "catalog"])?;
         eprint!("{shown}");
         // From one shell in the pod: kubectl takes a second for each call where the machine is busy.
@@ -277,7 +297,9 @@ impl Target {
             let answer = self.get("client", "http://catalog/items").with_context(|| format!("call {number}"))?;
             ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
         }
+        cli::lost(self)?;
         self.scale("1")?;
+        cli::well(self)?;
         self.denied()
     }
 

@@ -43,6 +43,7 @@ pub(super) fn run(life: &Life<'_>) -> anyhow::Result<()> {
         life.end()?;
         forget(target)?;
         target.install()?;
+        target.renewed()?;
         life.begin()
     })
 }
