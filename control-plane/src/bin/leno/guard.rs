@@ -66,7 +66,7 @@ mod tests {
         let options = Options { release: "mesh".to_owned(), revision: 3, reach: Reach::default() };
         let said = refusal(&["shop/orders-1".to_owned()], &options, "leno-system");
         for word in [
-            "1 pod still has",
+            "one pod still has",
             "shop/orders-1",
             "--no-hooks",
             "`helm rollback mesh 3 -n leno-system`",
