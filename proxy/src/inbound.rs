@@ -94,7 +94,7 @@ async fn connection(
         return Err(Error::Because { reason: Reason::FdLimit, detail });
     };
     if port.policy.tls == TlsMode::Off {
-        return plaintext(local, stream, BytesMut::new(), caller, &policy).await;
+        return Box::pin(plaintext(local, stream, BytesMut::new(), caller, &policy)).await;
     }
     let mut early = BytesMut::new();
     let silence = if policy.may_be_opaque() && port.policy.tls == TlsMode::Permissive {
@@ -104,12 +104,13 @@ async fn connection(
     };
     match tokio::time::timeout(silence, hello(&stream, &mut early)).await {
         Ok(hello) => match hello? {
-            Some(hello) if hello.leno => mesh(local, stream, &early, caller, &policy, ending).await,
+            Some(hello) if hello.leno => mesh(local, stream, early, caller, &policy, ending).await,
             // TLS of the application's own passes as bytes, where bytes may pass.
             Some(_) | None if port.policy.tls == TlsMode::Strict => {
                 Err(refused("the port takes the mesh's mTLS alone"))
             }
-            Some(_) | None => plaintext(local, stream, early, caller, &policy).await,
+            // Boxed: the mesh's own connections, of which there are thousands, must not be as large as these.
+            Some(_) | None => Box::pin(plaintext(local, stream, early, caller, &policy)).await,
         },
         Err(_) if port.policy.tls == TlsMode::Strict || !policy.may_be_opaque() => {
             let detail = format!("nothing was said in {silence:?}");
@@ -177,14 +178,14 @@ impl PortPolicy {
 async fn mesh(
     local: &Rc<Local>,
     stream: TcpStream,
-    early: &[u8],
+    early: BytesMut,
     mut caller: Caller,
     policy: &PortPolicy,
     ending: &mut Ending,
 ) -> Result<(), Error> {
     let timeouts = &policy.port().policy.timeouts;
     // Boxed: it must not stay as large as a handshake.
-    let handshake = Box::pin(local.shared.tls.accept(stream, early));
+    let handshake = Box::pin(async move { local.shared.tls.accept(stream, &early).await });
     let (io, peer) = match tokio::time::timeout(timeouts.tls_handshake, handshake).await {
         Ok(accepted) => accepted.map_err(|TlsError { reason, message }| Error::Because { reason, detail: message })?,
         Err(_) => {
@@ -210,7 +211,7 @@ async fn mesh(
             let requests = Rc::new(Requests::new(local, caller));
             Error::of_http2(hop::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
-        Alpn::H1 => http1(local, Stream::from(io), caller, policy).await,
+        Alpn::H1 => Box::pin(http1(local, Stream::from(io), caller, policy)).await,
         Alpn::Tcp => Box::pin(tunnel::run(local, io, BytesMut::new(), caller, policy)).await,
     }
 }
