@@ -1,7 +1,8 @@
 //! The world: every object in force, and for each thing one may ask about, the objects that bear on it.
 //! Pure tables. It never interprets a policy, and it never forgets an object without an event that says so.
 
-use std::collections::BTreeMap;
+mod sorted;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use leno_proto::identity::TrustDomain;
 
+use crate::index::sorted::Sorted;
 use crate::object::Event;
 use crate::object::Kind;
 use crate::object::Name;
@@ -54,11 +56,19 @@ pub struct Base {
     pub sampling_ppm: Option<u32>,
 }
 
+/// A copy costs little beside what is in it.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     base: Arc<Base>,
-    objects: BTreeMap<ObjectId, Arc<Object>>,
-    topics: BTreeMap<Topic, BTreeSet<ObjectId>>,
+    objects: Sorted<ObjectId, Arc<Object>>,
+    topics: Sorted<Topic, Filed>,
+}
+
+/// The objects of a topic: nearly always one.
+#[derive(Debug, Clone)]
+enum Filed {
+    One(ObjectId),
+    Many(Sorted<ObjectId, ()>),
 }
 
 /// What a batch of events touched.
@@ -107,7 +117,8 @@ impl World {
 
     /// The objects filed under a topic, in the order of their ids.
     pub fn about(&self, topic: &Topic) -> impl Iterator<Item = &Object> {
-        self.topics.get(topic).into_iter().flatten().filter_map(|id| self.objects.get(id)).map(|object| &**object)
+        let ids = self.topics.get(topic).into_iter().flat_map(Filed::ids);
+        ids.filter_map(|id| self.objects.get(id)).map(|object| &**object)
     }
 
     pub fn service(&self, name: &Name) -> Option<&Service> {
@@ -153,7 +164,10 @@ impl World {
         }
         self.remove(&id, dirty);
         for topic in topics(&object) {
-            self.topics.entry(topic.clone()).or_default().insert(id.clone());
+            match self.topics.get_mut(&topic) {
+                Some(filed) => filed.insert(id.clone()),
+                None => self.topics.insert(topic.clone(), Filed::One(id.clone())),
+            }
             dirty.topics.insert(topic);
         }
         dirty.objects.insert(id.clone());
@@ -163,15 +177,53 @@ impl World {
     fn remove(&mut self, id: &ObjectId, dirty: &mut Dirty) {
         let Some(old) = self.objects.remove(id) else { return };
         for topic in topics(&old) {
-            if let Some(filed) = self.topics.get_mut(&topic) {
-                filed.remove(id);
-                if filed.is_empty() {
-                    self.topics.remove(&topic);
-                }
+            if self.topics.get_mut(&topic).is_some_and(|filed| filed.remove(id) == Left::Nothing) {
+                self.topics.remove(&topic);
             }
             dirty.topics.insert(topic);
         }
         dirty.objects.insert(id.clone());
+    }
+}
+
+/// What a topic has after one object has gone from it.
+#[derive(PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Some,
+}
+
+impl Filed {
+    fn ids(&self) -> impl Iterator<Item = &ObjectId> {
+        let (one, many) = match self {
+            Filed::One(id) => (Some(id), None),
+            Filed::Many(ids) => (None, Some(ids.iter().map(|(id, ())| id))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn insert(&mut self, id: ObjectId) {
+        match self {
+            Filed::One(one) if *one == id => {}
+            Filed::One(one) => {
+                let mut ids = Sorted::default();
+                ids.insert(one.clone(), ());
+                ids.insert(id, ());
+                *self = Filed::Many(ids);
+            }
+            Filed::Many(ids) => ids.insert(id, ()),
+        }
+    }
+
+    fn remove(&mut self, id: &ObjectId) -> Left {
+        match self {
+            Filed::One(one) if one == id => Left::Nothing,
+            Filed::One(_) => Left::Some,
+            Filed::Many(ids) => {
+                ids.remove(id);
+                if ids.is_empty() { Left::Nothing } else { Left::Some }
+            }
+        }
     }
 }
 

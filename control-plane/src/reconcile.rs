@@ -6,7 +6,9 @@ pub mod debounce;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use leno_proto::hash::Hash;
@@ -35,6 +37,9 @@ use crate::source::Refused;
 /// truth: proxies may ask for any address.
 const MEMO_MAX: usize = 200_000;
 
+/// The scope of all keys but one.
+static EVERYWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+
 /// How a resource becomes bytes (`leno_proto::convert`).
 pub type Encode = fn(&Resource) -> Vec<u8>;
 
@@ -61,18 +66,80 @@ pub struct Table {
     pub refused: Arc<[Refused]>,
     world: Arc<World>,
     encode: Encode,
-    memo: Mutex<HashMap<Scoped, Made>>,
-    /// Of the table before, for what must be made again: equal bytes are then shared, not copied.
-    stale: HashMap<Scoped, Arc<Entry>>,
+    memo: Arc<Mutex<Memo>>,
 }
 
 /// A key, and the client namespace where the key alone does not say all (EgressIndex).
 type Scoped = (Key, Arc<str>);
 
+/// What has been compiled. The tables of one reconciler share it, so that a batch of events costs what it touches and not
+/// what there is.
+#[derive(Debug, Default)]
+struct Memo {
+    /// The newest table's: for that one all of it holds.
+    generation: u64,
+    made: HashMap<Scoped, Made>,
+    /// Which of them asked a question.
+    asked: HashMap<Topic, HashSet<Scoped>>,
+    /// Of the table before, for what must be made again: equal bytes are then shared, not copied.
+    stale: HashMap<Scoped, Arc<Entry>>,
+}
+
 #[derive(Debug, Clone)]
 struct Made {
     entry: Option<Arc<Entry>>,
     asked: Arc<BTreeSet<Topic>>,
+    /// The first table for which it holds.
+    since: u64,
+}
+
+impl Memo {
+    /// What a table of this generation may use.
+    fn find(&self, scoped: &Scoped, generation: u64) -> Option<&Made> {
+        self.made.get(scoped).filter(|made| made.since <= generation)
+    }
+
+    /// Remembers it, unless a later batch may have touched what it asked.
+    fn keep(&mut self, scoped: Scoped, made: Made) {
+        if made.since != self.generation {
+            return;
+        }
+        if self.made.len() >= MEMO_MAX {
+            *self = Memo { generation: self.generation, ..Memo::default() };
+        }
+        for topic in &*made.asked {
+            match self.asked.get_mut(topic) {
+                Some(askers) => {
+                    askers.insert(scoped.clone());
+                }
+                None => {
+                    self.asked.insert(topic.clone(), HashSet::from([scoped.clone()]));
+                }
+            }
+        }
+        self.stale.remove(&scoped);
+        self.made.insert(scoped, made);
+    }
+
+    /// Forgets what a batch touched.
+    fn turn(&mut self, dirty: &Dirty, generation: u64) {
+        self.generation = generation;
+        self.stale.clear();
+        for topic in &dirty.topics {
+            for scoped in self.asked.remove(topic).into_iter().flatten() {
+                let Some(made) = self.made.remove(&scoped) else { continue };
+                for other in made.asked.iter().filter(|other| *other != topic) {
+                    if let Some(askers) = self.asked.get_mut(other) {
+                        askers.remove(&scoped);
+                        if askers.is_empty() {
+                            self.asked.remove(other);
+                        }
+                    }
+                }
+                self.stale.extend(made.entry.map(|entry| (scoped, entry)));
+            }
+        }
+    }
 }
 
 /// Who holds the world.
@@ -80,17 +147,18 @@ struct Made {
 pub struct Reconciler {
     encode: Encode,
     world: Arc<World>,
+    memo: Arc<Mutex<Memo>>,
     table: Option<Arc<Table>>,
 }
 
 impl Reconciler {
     pub fn new(encode: Encode) -> Reconciler {
-        Reconciler { encode, world: Arc::default(), table: None }
+        Reconciler { encode, world: Arc::default(), memo: Arc::default(), table: None }
     }
 
     /// With what holds where the Mesh says nothing.
     pub fn on(base: Base, encode: Encode) -> Reconciler {
-        Reconciler { encode, world: Arc::new(World::with(base)), table: None }
+        Reconciler { encode, world: Arc::new(World::with(base)), memo: Arc::default(), table: None }
     }
 
     /// The first reading of a source is waited for by everybody.
@@ -99,19 +167,12 @@ impl Reconciler {
     }
 
     pub fn take(&mut self, batch: Batch) -> Arc<Table> {
-        // Sessions hold the world through their table, so this copies the tables of references, not the objects.
+        // Sessions hold the world through their table, so this makes a copy, which shares all that does not change.
         let dirty = Arc::make_mut(&mut self.world).apply(batch.events);
-        let (memo, stale) = self.table.as_ref().map(|table| table.carry(&dirty)).unwrap_or_default();
         let generation = self.table.as_ref().map_or(1, |table| table.generation + 1);
-        let world = Arc::clone(&self.world);
-        let table = Arc::new(Table {
-            generation,
-            refused: batch.refused,
-            world,
-            encode: self.encode,
-            memo: Mutex::new(memo),
-            stale,
-        });
+        self.memo.lock().turn(&dirty, generation);
+        let (world, memo) = (Arc::clone(&self.world), Arc::clone(&self.memo));
+        let table = Arc::new(Table { generation, refused: batch.refused, world, encode: self.encode, memo });
         self.table = Some(Arc::clone(&table));
         table
     }
@@ -154,8 +215,14 @@ pub async fn run(
 impl Table {
     /// A table of a world as it stands: for the CLI and for tests.
     pub fn of(world: World, encode: Encode) -> Table {
-        let (world, memo) = (Arc::new(world), Mutex::default());
-        Table { generation: 1, refused: Arc::from([]), world, encode, memo, stale: HashMap::new() }
+        let memo = Memo { generation: 1, ..Memo::default() };
+        Table {
+            generation: 1,
+            refused: Arc::from([]),
+            world: Arc::new(world),
+            encode,
+            memo: Arc::new(Mutex::new(memo)),
+        }
     }
 
     pub fn world(&self) -> &World {
@@ -164,18 +231,18 @@ impl Table {
 
     /// The resource as clients in `namespace` are to have it. `None`: there is none now; asking again later is right.
     pub fn entry(&self, key: &Key, namespace: &str) -> Option<Arc<Entry>> {
-        let scope: Arc<str> = if matches!(key, Key::EgressIndex) { namespace.into() } else { "".into() };
+        let scope = if matches!(key, Key::EgressIndex) { namespace.into() } else { Arc::clone(&EVERYWHERE) };
         let scoped = (key.clone(), scope);
-        if let Some(made) = self.memo.lock().get(&scoped) {
-            return made.entry.clone();
-        }
-        let made = self.make(&scoped);
+        let stale = {
+            let memo = self.memo.lock();
+            if let Some(made) = memo.find(&scoped, self.generation) {
+                return made.entry.clone();
+            }
+            memo.stale.get(&scoped).cloned()
+        };
+        let made = self.make(&scoped, stale);
         let entry = made.entry.clone();
-        let mut memo = self.memo.lock();
-        if memo.len() >= MEMO_MAX {
-            memo.clear();
-        }
-        memo.insert(scoped, made);
+        self.memo.lock().keep(scoped, made);
         entry
     }
 
@@ -216,7 +283,8 @@ impl Table {
     /// Provenance, the other way round: of what has been asked for so far, the keys that each object is in force in.
     pub fn provenance(&self) -> BTreeMap<ObjectId, BTreeSet<Key>> {
         let mut keys: BTreeMap<ObjectId, BTreeSet<Key>> = BTreeMap::new();
-        for ((key, _), made) in self.memo.lock().iter() {
+        let memo = self.memo.lock();
+        for ((key, _), made) in memo.made.iter().filter(|(_, made)| made.since <= self.generation) {
             for source in made.entry.iter().flat_map(|entry| &entry.sources) {
                 keys.entry(source.clone()).or_default().insert(key.clone());
             }
@@ -231,7 +299,8 @@ impl Table {
         }
     }
 
-    fn make(&self, scoped: &Scoped) -> Made {
+    /// `stale`: what it was before.
+    fn make(&self, scoped: &Scoped, stale: Option<Arc<Entry>>) -> Made {
         let (key, scope) = scoped;
         let compiled = match key {
             Key::EgressIndex => compile::egress_index(&self.world, scope),
@@ -242,35 +311,14 @@ impl Table {
             let bytes = Bytes::from((self.encode)(resource));
             let hash = Hash::of(&bytes);
             let (leads_to, sources) = (compiled.leads_to, compiled.sources);
-            match self.stale.get(scoped) {
-                Some(old) if old.hash == hash && old.sources == sources => Arc::clone(old),
+            match stale {
+                Some(old) if old.hash == hash && old.sources == sources && old.leads_to == leads_to => old,
                 Some(old) if old.hash == hash => {
                     Arc::new(Entry { hash, bytes: old.bytes.clone(), leads_to, sources, buckets })
                 }
                 Some(_) | None => Arc::new(Entry { hash, bytes, leads_to, sources, buckets }),
             }
         });
-        Made { entry, asked: Arc::new(compiled.asked) }
-    }
-
-    /// What stays true after a batch, and what must be made again.
-    fn carry(&self, dirty: &Dirty) -> (HashMap<Scoped, Made>, HashMap<Scoped, Arc<Entry>>) {
-        let mut memo = HashMap::new();
-        let mut stale = HashMap::new();
-        for (scoped, made) in self.memo.lock().iter() {
-            if dirty.touches(&made.asked) {
-                stale.extend(made.entry.clone().map(|entry| (scoped.clone(), entry)));
-            } else {
-                memo.insert(scoped.clone(), made.clone());
-            }
-        }
-        (memo, stale)
-    }
-}
-
-impl Dirty {
-    fn touches(&self, asked: &BTreeSet<Topic>) -> bool {
-        let (fewer, more) = if self.topics.len() < asked.len() { (&self.topics, asked) } else { (asked, &self.topics) };
-        fewer.iter().any(|topic| more.contains(topic))
+        Made { entry, asked: Arc::new(compiled.asked), since: self.generation }
     }
 }

@@ -117,6 +117,8 @@ struct Session {
     waiting: Option<Instant>,
     parked: Option<Instant>,
     known: bool,
+    /// Something has changed that the next transaction may be about: what is offered, or what is wanted.
+    news: bool,
     turn: Turn,
     /// False where the proxy claimed keys that this build does not know: then the digests cannot agree.
     comparable: bool,
@@ -256,6 +258,7 @@ impl Session {
             waiting: None,
             parked: None,
             known: false,
+            news: true,
             turn: Turn::Awaited,
             comparable,
             mismatches: 0,
@@ -322,7 +325,7 @@ impl Session {
     /// Plans the next transaction when nothing is under way. Nothing is said before the source has been read, nor while it does
     /// not know our pod: an answer without the pod's own policy would be a guess.
     fn fill(&mut self) {
-        if self.outbox.parts.is_some() || matches!(self.turn, Turn::Awaited) {
+        if !self.news || self.outbox.parts.is_some() || matches!(self.turn, Turn::Awaited) {
             return;
         }
         let Some(offer) = self.offers.borrow().clone() else { return };
@@ -333,6 +336,7 @@ impl Session {
         if ledger.in_flight() {
             return;
         }
+        self.news = false;
         if let Some(plan) = ledger.plan(&*offer) {
             self.shared.metrics.transactions.one();
             self.outbox.parts = Some(Parts::new(plan));
@@ -345,6 +349,7 @@ impl Session {
     /// The mesh has changed: is our pod still in it?
     fn look(&mut self) -> Result<(), Ended> {
         let Some(offer) = self.offers.borrow_and_update().clone() else { return Ok(()) };
+        self.news = true;
         let knows = offer.knows_pod(&self.seat.live.caller.pod_uid);
         if self.known && !knows {
             return Err(ended(End::PodGone, Status::not_found("the pod is gone")));
@@ -372,6 +377,7 @@ impl Session {
         self.heard = Instant::now();
         match message {
             Some(from_proxy::Message::Subscribe(subscribe)) => {
+                self.news = true;
                 let mut ledger = self.seat.live.ledger.lock();
                 for key in subscribe.remove.iter().filter_map(|key| frame::key(Some(key))) {
                     ledger.unsubscribe(key);
