@@ -30,8 +30,16 @@ pub(crate) struct Options {
     /// What must hold while something else goes on instead: updates, rotation, scrapes, bulk, churn, a crowd of connections.
     #[arg(long, conflicts_with = "gates")]
     pressure: bool,
+    /// The control plane instead, with a thousand services, ten thousand endpoints and a thousand sessions, or so many as
+    /// follow: `--scale --services 5000 --sessions 10`. Its gates are those of one core of its own.
+    #[arg(long, conflicts_with_all = ["gates", "pressure", "only", "rounds", "seconds"])]
+    scale: bool,
+    #[arg(long, requires = "scale")]
+    services: Option<usize>,
+    #[arg(long, requires = "scale")]
+    sessions: Option<usize>,
     /// Print the figures as JSON instead of a table.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "scale")]
     json: bool,
     #[arg(long)]
     rounds: Option<usize>,
@@ -98,6 +106,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.gates {
         return gates(options.write);
     }
+    if options.scale {
+        return scale(options);
+    }
     build(&options.profile)?;
     shell::install(&PACKAGES)?;
     let mut bench = Command::new(format!("target/{}/leno-bench", options.profile));
@@ -121,6 +132,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         bench.args(["--seconds", &seconds.to_string()]);
     }
     shell::run(&mut bench)
+}
+
+/// One control plane, as a process, and everything around it in another.
+fn scale(options: &Options) -> anyhow::Result<()> {
+    let what = ["build", "--profile", &options.profile, "-p", "leno-control-plane", "--bins", "--example", "scale"];
+    shell::run(&mut shell::cargo(&what))?;
+    let mut scale = Command::new(format!("target/{}/examples/scale", options.profile));
+    for (value, flag) in [(options.services, "--services"), (options.sessions, "--sessions")] {
+        if let Some(value) = value {
+            scale.args([flag, &value.to_string()]);
+        }
+    }
+    for (set, flag) in [(options.quick, "--changes=20"), (options.check, "--check")] {
+        if set {
+            scale.arg(flag);
+        }
+    }
+    shell::run(&mut scale)
 }
 
 pub(crate) fn build(profile: &str) -> anyhow::Result<()> {
