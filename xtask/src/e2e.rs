@@ -6,6 +6,7 @@ mod cli;
 pub(crate) mod conformance;
 pub(crate) mod example;
 mod outsiders;
+mod routes;
 mod smoke;
 mod stories;
 mod trust;
@@ -37,6 +38,8 @@ pub(crate) struct Options {
 /// What `--all` tells after the smoke test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// Whose requests take which routes, and what kubectl says of those that cannot be.
+    Routes,
     /// Callers without sidecars: a scraper and an ingress controller.
     Outsiders,
     /// The README's first half hour on Kubernetes, with traces in an OTLP backend.
@@ -83,10 +86,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Outsiders, Self::Example, Self::Stories, Self::Leave];
+    const ALL: [Self; 5] = [Self::Routes, Self::Outsiders, Self::Example, Self::Stories, Self::Leave];
 
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
+            Self::Routes => routes::run(target),
             Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
             Self::Stories => stories::run(target),
