@@ -15,6 +15,7 @@ use leno_control_plane::object::Object;
 use leno_control_plane::object::kube::Pod;
 use leno_proto::key::DEFAULT_VIEW;
 use leno_proto::key::Key;
+use leno_proto::policy::Inbound;
 use leno_proto::policy::OutboundPort;
 use leno_proto::policy::Resource;
 use leno_proto::policy::ServiceName;
@@ -214,7 +215,43 @@ fn workloads(before: &World, after: &World) -> Vec<Change> {
 
 fn arriving(before: &World, after: &World, pod: &Pod) -> Vec<String> {
     let key = Key::Inbound(pod.metadata.uid.as_str().into());
-    difference(&printed(before, &key), &printed(after, &key))
+    let inbound = |world: &World| match compile(world, &key).resource {
+        Some(Resource::Inbound(inbound)) => Some(inbound),
+        _ => None,
+    };
+    match (inbound(before), inbound(after)) {
+        (None, Some(new)) => vec![format!("+ it joins the mesh as {}", new.identity)],
+        (Some(_), None) => vec!["- it leaves the mesh".to_owned()],
+        (Some(old), Some(new)) => difference(&ports_said(&old), &ports_said(&new)),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// A line for each value of each port.
+fn ports_said(inbound: &Inbound) -> String {
+    let named = inbound.ports.iter().map(|port| (format!("port {}", port.port), port));
+    let all = named.chain([("any other port".to_owned(), &inbound.other)]);
+    let lines =
+        all.flat_map(|(name, port)| flat(&format!("{port:#?}")).into_iter().map(move |line| format!("{name} {line}")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What Debug prints over many lines, as one `path: value` for each value. What is empty is left out.
+fn flat(printed: &str) -> Vec<String> {
+    let (mut path, mut lines): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
+    for line in printed.lines().skip(1).map(str::trim) {
+        let (name, value) = line.split_once(": ").unwrap_or(("", line));
+        if line.starts_with(['}', ']', ')']) {
+            path.pop();
+        } else if line.ends_with(['{', '[', '(']) {
+            path.push(name);
+        } else if !["None,", "[],"].contains(&value) {
+            let names = path.iter().chain([&name]).filter(|name| !name.is_empty());
+            let names = names.copied().collect::<Vec<_>>().join(".");
+            lines.push(format!("{names}: {}", value.trim_end_matches(',')));
+        }
+    }
+    lines
 }
 
 fn printed(world: &World, key: &Key) -> String {
@@ -276,6 +313,24 @@ mod tests {
         assert_eq!(changes[0].title, "towards Service shop/orders");
         assert_eq!(changes[0].lines, ["~ port 80 timeouts.request: default -> \"3s\" (TrafficPolicy shop/slow)"]);
         assert!(super::changes(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn a_rule_of_access_shows_at_the_ports_that_it_guards() {
+        let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: orders-0, namespace: shop, uid: u, annotations: {leno.dev/inject: enabled}}\nspec: {containers: [{name: app, image: none, ports: [{containerPort: 8080}]}]}\nstatus: {phase: Running, podIP: 127.0.0.1, podIPs: [{ip: 127.0.0.1}], conditions: [{type: Ready, status: \"True\"}]}\n";
+        let policy = "---\napiVersion: policy.leno.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: nobody, namespace: shop}\nspec: {action: Deny, rules: [{sources: [{namespaces: [other]}], ports: [8080]}]}\n";
+        let without = world(SERVICE);
+        let (before, after) = (world(&format!("{SERVICE}{pod}")), world(&format!("{SERVICE}{pod}{policy}")));
+        let changes = changes(&before, &after);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].title, "arriving at Pod shop/orders-0");
+        let lines = changes[0].lines.join("\n");
+        assert!(lines.contains("+ port 8080 access.deny.origin: \"shop/nobody\""), "{lines}");
+        assert!(lines.lines().all(|line| line.starts_with("+ port 8080 access.")), "{lines}");
+        let joins = super::changes(&without, &before);
+        assert!(
+            joins.iter().any(|one| one.lines == ["+ it joins the mesh as spiffe://cluster.local/ns/shop/sa/default"])
+        );
     }
 
     #[test]
