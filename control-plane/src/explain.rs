@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use leno_proto::authorize::Peer;
 use leno_proto::authorize::authorize;
+use leno_proto::fields;
 use leno_proto::identity::SpiffeId;
 use leno_proto::key::DEFAULT_VIEW;
 use leno_proto::key::Key;
@@ -245,7 +246,7 @@ impl Asker<'_> {
         match selection {
             Selection::Own => {
                 let said = port_settings(self.world, target, self.view).unwrap_or_default();
-                (Verdict::Own, of_requests(said), vec![self.toward(&port.backend, 100.0, request)])
+                (Verdict::Own, of_requests(said, opaque), vec![self.toward(&port.backend, 100.0, request)])
             }
             Selection::NoMatch => {
                 let mut routes: Vec<String> =
@@ -280,7 +281,7 @@ impl Asker<'_> {
         };
         let backends = selected.rule.backends.iter().map(toward).collect();
         let matched = text::matched(selected.matched);
-        (Verdict::Rule { route, rule, matched }, of_requests(said), backends)
+        (Verdict::Rule { route, rule, matched }, of_requests(said, request.is_none()), backends)
     }
 
     fn toward(&self, backend: &Backend, percent: f64, request: Option<&RequestView<'_>>) -> Toward {
@@ -432,14 +433,15 @@ fn route_id(kind: RouteKind, origin: &str) -> ObjectId {
     ObjectId { kind, name: Name::new(namespace, name) }
 }
 
-/// What the route's rule decides.
-fn of_requests(settings: Vec<Setting>) -> Vec<Said> {
-    said(settings, |path| path.starts_with("timeouts.") || path.starts_with("retries."))
+/// What the route's rule decides, or the port where there is no route. `opaque`: nothing but bytes travels there.
+fn of_requests(settings: Vec<Setting>, opaque: bool) -> Vec<Said> {
+    let kind = if opaque { RouteKind::Tcp } else { RouteKind::Http };
+    said(settings, |path| fields::counts_on_route(kind, path))
 }
 
-/// What the backend's Service decides.
+/// What the backend's Service decides, whichever route leads there.
 fn of_connections(settings: Vec<Setting>) -> Vec<Said> {
-    said(settings, |path| !path.starts_with("timeouts.") && !path.starts_with("retries."))
+    said(settings, |path| !fields::counts_on_route(RouteKind::Http, path))
 }
 
 fn said(settings: Vec<Setting>, keep: impl Fn(&str) -> bool) -> Vec<Said> {

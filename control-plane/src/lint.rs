@@ -8,14 +8,19 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use leno_proto::fields;
 use leno_proto::fields::duration;
 use leno_proto::policy::InboundTraffic;
 use leno_proto::policy::Protocol;
 use leno_proto::policy::RetryMethods;
 use leno_proto::policy::RetryOn;
+use leno_proto::policy::RouteKind;
 use leno_proto::policy::Traffic;
 use leno_proto::policy::Trip;
 use serde::Serialize;
+
+use crate::object::ours::Target;
+use crate::object::ours::TrafficPolicy;
 
 /// One thing that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,33 @@ impl fmt::Display for Finding {
         }
         Ok(())
     }
+}
+
+/// Of the fields that a policy sets, those without any effect on a route that it targets: each once, with the first such route.
+/// What no proxy acts on anywhere is told elsewhere.
+pub fn on_routes(policy: &TrafficPolicy) -> Vec<Finding> {
+    let body = &policy.spec.body;
+    let unsupported = fields::unsupported(fields::TRAFFIC, body);
+    let mut found: Vec<Finding> = Vec::new();
+    for target in policy.targets() {
+        let Target::Route(kind, name) = target else { continue };
+        let Some(route) = kind.route() else { continue };
+        for field in fields::idle_on_route(route, body) {
+            if unsupported.contains(&field) || found.iter().any(|one| one.field == field) {
+                continue;
+            }
+            let (message, remedy) = match fields::counts_on_route(RouteKind::Http, &field) {
+                true => ("it has no effect on a TCPRoute, which carries no requests", "remove it"),
+                false => (
+                    "it has no effect on a route: all that leads to a Service shares it",
+                    "put it on a policy that targets the Service",
+                ),
+            };
+            let (message, remedy, place) = (message.to_owned(), remedy.to_owned(), format!("{kind} {name}"));
+            found.push(Finding { code: "NO_EFFECT_ON_ROUTE", field, message, remedy, place });
+        }
+    }
+    found
 }
 
 /// Of a policy folded for one Service port or one rule.

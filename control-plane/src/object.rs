@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use leno_proto::policy::RouteKind;
+
 use crate::object::gateway::GrpcRoute;
 use crate::object::gateway::HttpRoute;
 use crate::object::gateway::ReferenceGrant;
@@ -129,6 +131,26 @@ impl Kind {
             Kind::AccessPolicy => "AccessPolicy",
             Kind::EgressHost => "EgressHost",
             Kind::Mesh => "Mesh",
+        }
+    }
+
+    /// `None`: it is no route.
+    pub fn route(self) -> Option<RouteKind> {
+        match self {
+            Kind::HttpRoute => Some(RouteKind::Http),
+            Kind::GrpcRoute => Some(RouteKind::Grpc),
+            Kind::TcpRoute => Some(RouteKind::Tcp),
+            Kind::Namespace
+            | Kind::ServiceAccount
+            | Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::ReferenceGrant
+            | Kind::TrafficPolicy
+            | Kind::InboundPolicy
+            | Kind::AccessPolicy
+            | Kind::EgressHost
+            | Kind::Mesh => None,
         }
     }
 

@@ -35,6 +35,7 @@ use crate::inject::Namespace;
 use crate::inject::Outcome;
 use crate::inject::Settings;
 use crate::kube::base64;
+use crate::lint;
 use crate::object::Kind;
 use crate::object::Object;
 use crate::object::check;
@@ -199,12 +200,17 @@ fn words(flaw: &check::Flaw) -> String {
     format!("{}: {}{remedy}", flaw.field, flaw.message)
 }
 
-/// Fields that this release does not enforce, told to whoever sets them.
+/// Fields that this release does not enforce, or not where they are set, told to whoever sets them.
 fn warnings(object: &Object) -> Vec<String> {
+    let idle = match object {
+        Object::TrafficPolicy(policy) => lint::on_routes(policy),
+        _ => Vec::new(),
+    };
+    let idle = idle.iter().map(|one| format!("spec.{}, on {}: {}; {}", one.field, one.place, one.message, one.remedy));
     let unsupported = match object {
         Object::TrafficPolicy(policy) => fields::unsupported(fields::TRAFFIC, &policy.spec.body),
         Object::InboundPolicy(policy) => fields::unsupported(fields::INBOUND, &policy.spec.body),
         _ => Vec::new(),
     };
-    unsupported.iter().map(|field| format!("spec.{field} is not enforced by this release")).collect()
+    unsupported.iter().map(|field| format!("spec.{field} is not enforced by this release")).chain(idle).collect()
 }

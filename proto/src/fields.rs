@@ -22,6 +22,7 @@ pub use crate::fields::resolve::traffic;
 pub use crate::fields::table::INBOUND;
 pub use crate::fields::table::TRAFFIC;
 pub use crate::fields::unenforced::unenforced;
+use crate::policy::RouteKind;
 
 /// One field that a user may set.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +119,54 @@ pub fn set_fields(table: &[Field], body: &Body) -> Vec<String> {
 pub fn unsupported(table: &[Field], body: &Body) -> Vec<String> {
     let enforced = |path: &String| find(table, path).is_none_or(|field| field.enforced);
     set_fields(table, body).into_iter().filter(|path| !enforced(path)).collect()
+}
+
+/// Whether a TrafficPolicy on a route of this kind, or on one of its rules, decides about a field. All else is one for all that
+/// leads to a Service: its connections, its limits, its breakers, and the budget that the retries to it share.
+pub fn counts_on_route(kind: RouteKind, path: &str) -> bool {
+    match kind {
+        RouteKind::Http | RouteKind::Grpc => {
+            path.starts_with("timeouts.") || (path.starts_with("retries.") && !path.starts_with("retries.budget"))
+        }
+        // Bytes have no answer to wait for, and a connection is tried again only until it stands.
+        RouteKind::Tcp => ["timeouts.streamIdle", "retries.attempts", "retries.differentEndpoint"].contains(&path),
+    }
+}
+
+/// Of a TrafficPolicy's body, what has an effect on a route of this kind.
+pub fn on_route(kind: RouteKind, body: &Body) -> Body {
+    keep_below(kind, "", body)
+}
+
+/// Of the fields that a TrafficPolicy's body sets, those without any effect on a route of this kind; a part stands for its members.
+pub fn idle_on_route(kind: RouteKind, body: &Body) -> Vec<String> {
+    let mut idle = set_fields(TRAFFIC, body);
+    idle.retain(|path| !leads_to_counting(kind, path));
+    let whole = idle.clone();
+    idle.retain(|path| !whole.iter().any(|part| is_below(path, part)));
+    idle
+}
+
+fn keep_below(kind: RouteKind, prefix: &str, body: &Body) -> Body {
+    let keep = |(name, value): (&String, &Value)| {
+        let path = join(prefix, name);
+        let kept = match value {
+            Value::Object(members) => Some(keep_below(kind, &path, members)).filter(|kept| !kept.is_empty())?.into(),
+            value => leads_to_counting(kind, &path).then(|| value.clone())?,
+        };
+        Some((name.clone(), kept))
+    };
+    body.iter().filter_map(keep).collect()
+}
+
+/// It counts itself, or is a whole of which something does: `retries: null` puts back more than the budget.
+fn leads_to_counting(kind: RouteKind, path: &str) -> bool {
+    counts_on_route(kind, path)
+        || TRAFFIC.iter().any(|field| is_below(field.path, path) && counts_on_route(kind, field.path))
+}
+
+fn is_below(path: &str, whole: &str) -> bool {
+    path.strip_prefix(whole).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn find<'t>(table: &'t [Field], path: &str) -> Option<&'t Field> {

@@ -66,7 +66,7 @@ impl Ewma {
 /// One choice, as far as the request and the worker shape it.
 pub struct Choice<'a> {
     pub target: &'a Target,
-    /// Endpoints that this request has tried: by position in `target.members`.
+    /// Endpoints that this request has tried and should not get again: by position in `target.members`.
     pub tried: &'a [usize],
     /// What the request hashes to, where the policy asks for it.
     pub hash: Option<u64>,
@@ -115,10 +115,7 @@ fn narrow(choice: &Choice<'_>) -> Vec<usize> {
     let target = choice.target;
     let panics = target.shared.quorum.panics(&target.policy.circuit_breaker.endpoint);
     let well = |index: &usize| panics || target.members[*index].shared.ejection.standing(choice.now) == Standing::In;
-    let mut pool = unless_empty(target.usable(), well);
-    if target.policy.retries.different_endpoint {
-        pool = unless_empty(&pool, |index| !choice.tried.contains(index));
-    }
+    let pool = unless_empty(&unless_empty(target.usable(), well), |index| !choice.tried.contains(index));
     let here = |index: &usize| !choice.zone.is_empty() && *target.members[*index].endpoint.zone == *choice.zone;
     match target.policy.load_balancing.locality {
         Locality::Off => pool,

@@ -70,6 +70,7 @@ impl Advice {
 
 pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding> {
     let mut advice = Advice::new(fields::set_fields(fields::TRAFFIC, &object.spec.body));
+    advice.found = lint::on_routes(object);
     let author = object.metadata.namespace.as_str();
     for one in &object.spec.target_refs {
         match one.target(author) {
@@ -97,7 +98,10 @@ pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding
             }
             Some(Target::Route(kind, name)) => {
                 let rules = Rules { kind, name, rule: one.section_name.as_deref(), author };
+                let body = kind.route().map(|kind| fields::on_route(kind, &object.spec.body)).unwrap_or_default();
+                let set = std::mem::replace(&mut advice.set, fields::set_fields(fields::TRAFFIC, &body));
                 of_rules(lens, &rules, &mut advice);
+                advice.set = set;
             }
             None => {}
         }

@@ -287,7 +287,12 @@ impl<'l, 'w> Fold<'l, 'w> {
         for policy in accepted {
             let id = ObjectId { kind: Kind::TrafficPolicy, name: policy.metadata.key() };
             self.lens.uses(&id);
-            let layer = Layer { from: Some(id), body: policy.spec.body.clone() };
+            // The rest belongs to Services; here it would only look as if it were in force.
+            let body = match &place.target {
+                Target::Route(kind, _) => kind.route().map(|kind| fields::on_route(kind, &policy.spec.body)),
+                Target::Mesh | Target::Namespace(_) | Target::Service(_) | Target::EgressHost(_) => None,
+            };
+            let layer = Layer { from: Some(id), body: body.unwrap_or_else(|| policy.spec.body.clone()) };
             if policy.spec.strategy == Strategy::PatchOverrides && guard_rails {
                 self.overrides.push(layer);
             } else {

@@ -40,6 +40,23 @@ fn a_policy_is_judged_as_in_a_folder() {
 }
 
 #[test]
+fn a_field_without_effect_on_its_route_is_warned_of() {
+    let route = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "split"}]);
+    let service = json!([{"kind": "Service", "name": "web"}]);
+    let budget = json!({"budget": {"percent": 30}});
+    let warned = |targets: &Value| {
+        let spec = json!({"targetRefs": targets, "retries": budget, "timeouts": {"request": "1s"}});
+        reviewed("TrafficPolicy", spec, Value::Null).warnings
+    };
+    assert_eq!(
+        warned(&route),
+        ["spec.retries.budget.percent, on HTTPRoute shop/split: it has no effect on a route: \
+          all that leads to a Service shares it; put it on a policy that targets the Service"]
+    );
+    assert_eq!(warned(&service), [""; 0]);
+}
+
+#[test]
 fn what_cannot_change_does_not() {
     let verdict = reviewed("Mesh", json!({"trustDomain": "b"}), json!({"trustDomain": "a"}));
     assert!(verdict.refused.unwrap().contains("set it back to a"));

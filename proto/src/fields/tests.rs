@@ -84,6 +84,31 @@ fn an_empty_body_is_valid_and_bounds_everything() {
 }
 
 #[test]
+fn a_route_s_policy_counts_for_requests_and_says_what_has_no_effect() {
+    let (http, tcp) = (RouteKind::Http, RouteKind::Tcp);
+    let cases = [
+        (http, json!({"timeouts": {"request": "1s"}, "retries": {"attempts": 1}}), &[][..]),
+        (http, json!({"retries": {"attempts": 1, "budget": {"percent": 50}}}), &["retries.budget.percent"]),
+        (http, json!({"connection": {"maxPending": 1}, "mode": "Shadow"}), &["connection.maxPending", "mode"]),
+        // A part stands for its members, and what is put back counts as what is set.
+        (http, json!({"circuitBreaker": {"service": {"openFor": "1s"}}}), &["circuitBreaker.service"]),
+        (http, json!({"retries": null, "rateLimit": null}), &["rateLimit"]),
+        (tcp, json!({"timeouts": {"streamIdle": "1m", "request": "1s"}}), &["timeouts.request"]),
+        (tcp, json!({"retries": {"attempts": 1, "methods": "Any"}}), &["retries.methods"]),
+    ];
+    for (kind, policy, idle) in cases {
+        let policy = body(policy);
+        assert_eq!(idle_on_route(kind, &policy), idle, "{policy:?}");
+        let kept = on_route(kind, &policy);
+        assert_eq!(idle_on_route(kind, &kept), [""; 0], "{policy:?}");
+        let lost = set_fields(TRAFFIC, &policy).len() - set_fields(TRAFFIC, &kept).len();
+        assert!(lost >= idle.len(), "{policy:?} became {kept:?}");
+    }
+    let whole = body(json!({"timeouts": {"request": "1s"}, "retries": {"budget": {"percent": 50}, "attempts": 1}}));
+    assert_eq!(on_route(http, &whole), body(json!({"timeouts": {"request": "1s"}, "retries": {"attempts": 1}})));
+}
+
+#[test]
 fn what_is_wrong_names_the_field_and_the_remedy() {
     let cases = [
         (json!({"timeouts": {"request": 30}}), "timeouts.request: 30 has no unit; write \"30s\", or such as \"1ms\""),

@@ -2,6 +2,7 @@
 
 mod mesh;
 mod permission;
+mod route;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -98,19 +98,20 @@ impl Upstream {
 async fn open(local: &Rc<Local>, place: &Place, peer: SocketAddr) -> Result<Upstream, Error> {
     let mut ending = Ending::connection(local, Direction::Outbound, peer);
     ending.service = place.label();
-    let target = match place {
+    let (target, policy) = match place {
         Place::Outside(address) => return outside(local, *address, ending).await,
-        Place::Workload { target, .. } => target.clone(),
+        Place::Workload { target, .. } => (target.clone(), target.policy.clone()),
         Place::Service { service, name } => {
             let port = service.port(name.port).ok_or_else(|| Error::NoEndpoints(name.clone()))?;
             match select::select_tcp(&port.policy) {
-                None => port.own.clone(),
+                None => (port.own.clone(), port.policy.policy.clone()),
                 Some(selected) => {
                     ending.route = selected.route.origin.clone();
                     let dice = local.dice.borrow_mut().random();
                     let backend = select::choose(&selected.rule.backends, dice).filter(|backend| backend.resolved);
                     let target = backend.and_then(|backend| port.target(backend));
-                    target.cloned().ok_or_else(|| Error::NoRoute(name.clone()))?
+                    let target = target.cloned().ok_or_else(|| Error::NoRoute(name.clone()))?;
+                    (target, selected.rule.policy.clone())
                 }
             }
         }
@@ -132,14 +133,15 @@ async fn open(local: &Rc<Local>, place: &Place, peer: SocketAddr) -> Result<Upst
             Ok(opened) => {
                 ending.keep(opened.guard);
                 ending.keep(choice);
-                let idle = target.policy.timeouts.stream_idle;
+                let idle = policy.timeouts.stream_idle;
                 return Ok(Upstream { io: opened.io, read: BytesMut::new(), idle, ending });
             }
-            Err(error) if tried.len() as u32 >= target.policy.retries.attempts => {
+            Err(error) if ending.tries > policy.retries.attempts => {
                 ending.silence();
                 return Err(error);
             }
-            Err(_) => tried.push(choice.index()),
+            Err(_) if policy.retries.different_endpoint => tried.push(choice.index()),
+            Err(_) => {}
         }
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Mesh {
     pub(super) ghosts: Vec<SocketAddr>,
     /// Requests to `orders` are copied to `audit`.
     pub(super) mirrored: bool,
+    /// What a TCPRoute's rule on `orders` says.
+    pub(super) tcp_rule: Option<Traffic>,
 }
 
 /// A workload: its application's socket, its sidecar, and the door for calls to each other service.
@@ -88,6 +90,7 @@ impl Mesh {
             meshed: true,
             ghosts: Vec::new(),
             mirrored: false,
+            tcp_rule: None,
         }
     }
 
@@ -175,7 +178,7 @@ impl Mesh {
                 policy: policy.clone(),
                 resolved: true,
             };
-            let routes = if self.mirrored && other == "orders" { vec![self.mirror(&backend)] } else { Vec::new() };
+            let routes = if other == "orders" { self.routes(&backend) } else { Vec::new() };
             let port = OutboundPort {
                 port: 80,
                 name: "http".into(),
@@ -233,20 +236,24 @@ impl Mesh {
         changes
     }
 
-    fn mirror(&self, backend: &Backend) -> Route {
+    fn routes(&self, backend: &Backend) -> Vec<Route> {
         let audit = Backend { target: port_of("audit"), ..backend.clone() };
-        Route {
-            kind: RouteKind::Http,
-            origin: "HTTPRoute/shop/mirrored".into(),
+        let mirror = Filter::Mirror { backend: audit, parts_per_million: 1_000_000 };
+        let route = |kind, filters, policy: &Traffic| Route {
+            kind,
+            origin: "shop/routed".into(),
             hostnames: Vec::new(),
             rules: vec![Rule {
                 name: "".into(),
                 matches: Vec::new(),
-                filters: vec![Filter::Mirror { backend: audit, parts_per_million: 1_000_000 }],
+                filters,
                 backends: vec![backend.clone()],
-                policy: backend.policy.clone(),
+                policy: Arc::new(policy.clone()),
             }],
-        }
+        };
+        let tcp = self.tcp_rule.iter().map(|policy| route(RouteKind::Tcp, Vec::new(), policy));
+        let http = self.mirrored.then(|| route(RouteKind::Http, vec![mirror], &backend.policy));
+        tcp.chain(http).collect()
     }
 
     pub(super) fn application(&self, name: &str) -> Rc<Pod> {
