@@ -29,9 +29,13 @@ pub fn parse(text: &str) -> Result<Duration, &'static str> {
     if parts == 0 { Err(HELP) } else { Ok(total) }
 }
 
-/// The shortest text that parses to the duration, in whole milliseconds.
+/// As a user would write it, and as it parses: `1m30s`, `250ms`; with a fraction of a second in milliseconds alone, `1500ms`,
+/// as long as there are five digits of them. In whole milliseconds.
 pub fn print(duration: Duration) -> String {
     let millis = duration.as_millis();
+    if !millis.is_multiple_of(1000) && millis < 100_000 {
+        return format!("{millis}ms");
+    }
     let parts = [(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
     let mut rest = millis;
     let mut text = String::new();

@@ -109,6 +109,28 @@ fn a_route_s_policy_counts_for_requests_and_says_what_has_no_effect() {
 }
 
 #[test]
+fn a_duration_is_printed_as_a_user_would_write_it() {
+    let cases = [
+        (0, "0s"),
+        (1, "1ms"),
+        (250, "250ms"),
+        (1000, "1s"),
+        (1500, "1500ms"),
+        (61_250, "61250ms"),
+        (90_000, "1m30s"),
+        (100_001, "1m40s1ms"),
+        (3_600_000, "1h"),
+        (5_400_000, "1h30m"),
+        (359_999_999, "99h59m59s999ms"),
+    ];
+    for (millis, text) in cases {
+        let duration = Duration::from_millis(millis);
+        assert_eq!(duration::print(duration), text);
+        assert_eq!(duration::parse(text), Ok(duration));
+    }
+}
+
+#[test]
 fn what_is_wrong_names_the_field_and_the_remedy() {
     let cases = [
         (json!({"timeouts": {"request": 30}}), "timeouts.request: 30 has no unit; write \"30s\", or such as \"1ms\""),
