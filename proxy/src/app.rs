@@ -2,6 +2,7 @@
 //! decide anything about traffic.
 
 mod addresses;
+mod logs;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -22,10 +23,10 @@ use leno_proto::policy::ServicePort;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
-use tracing_subscriber::EnvFilter;
 
 use crate::access_log::AccessLog;
 use crate::admin;
+use crate::app::logs::Logs;
 use crate::config::Config;
 use crate::config::VERSION;
 use crate::control::Control;
@@ -82,7 +83,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// # Errors
 /// An address, a folder or a thread cannot be had.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let logs = start_logging(&config.log)?;
+    let logs = Logs::start(&config.log)?;
     if let Err(error) = net::raise_descriptors() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -155,27 +156,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     control.shutdown_timeout(FAREWELL);
     let _ = log_thread.join();
     end
-}
-
-/// What the proxy logs about itself, which may change while it runs.
-#[derive(Clone)]
-struct Logs(Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
-
-impl Logs {
-    fn set(&self, filter: &str) -> Result<(), String> {
-        let parsed = EnvFilter::try_new(filter);
-        (self.0)(parsed.map_err(|error| format!("{filter:?}: {error}; write such as info or info,leno_proxy=debug"))?)
-    }
-}
-
-fn start_logging(filter: &str) -> anyhow::Result<Logs> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("LENO_LOG (--log) is {filter:?}; write such as info or info,leno_proxy=debug"))?;
-    let lines = tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr);
-    let lines = lines.with_filter_reloading();
-    let handle = lines.reload_handle();
-    lines.init();
-    Ok(Logs(Arc::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))))
 }
 
 /// Every address that we listen on, and what it stands for.

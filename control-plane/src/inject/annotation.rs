@@ -44,7 +44,10 @@ pub const KNOWN: [(&str, &str); 13] = [
         "leno.dev/skip-outbound-subnets",
         "networks to which nothing goes through the sidecar, such as 169.254.169.254/32",
     ),
-    ("leno.dev/proxy-log", "what the sidecar logs: error, warn, info, debug, trace, or a filter"),
+    (
+        "leno.dev/proxy-log",
+        "what the sidecar logs: error, warn, info, debug, trace, off, or a list such as info,leno_proxy::pool=debug",
+    ),
     ("leno.dev/access-log", "off, errors, all, or a share such as 10%"),
     ("leno.dev/workers", "worker threads, 1 to 64"),
     ("leno.dev/proxy-image", "another image for the sidecar"),
@@ -76,6 +79,7 @@ pub fn parse(metadata: &Value) -> Result<Wishes, String> {
             }
             "skip-inbound-subnets" | "skip-outbound-subnets" => all(text, |one| one.parse::<IpNet>().is_ok()),
             "workers" => text.parse::<u8>().is_ok_and(|workers| (1..=64).contains(&workers)),
+            "proxy-log" => log_filter(text),
             "access-log" => access_log(text),
             "proxy-cpu-request" | "proxy-cpu-limit" | "proxy-memory-request" | "proxy-memory-limit" => quantity(text),
             _ => !text.is_empty() && text.len() <= 253,
@@ -105,6 +109,16 @@ pub fn parse(metadata: &Value) -> Result<Wishes, String> {
 
 fn all(text: &str, good: impl Fn(&str) -> bool) -> bool {
     !text.is_empty() && text.split(',').all(|one| good(one.trim()))
+}
+
+/// As the sidecar reads it: a list of `LEVEL` and `TARGET=LEVEL`.
+fn log_filter(text: &str) -> bool {
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    let level = |part: &str| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        levels.iter().any(|known| known.eq_ignore_ascii_case(level))
+    };
+    text.len() <= 253 && text.split(',').all(level)
 }
 
 fn access_log(text: &str) -> bool {

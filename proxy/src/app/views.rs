@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::admin::Views;
-use crate::app::Logs;
+use crate::app::logs::Logs;
 use crate::breaker::Phase as Breaker;
 use crate::control::progress::Progress;
 use crate::drain::Phase;
