@@ -338,8 +338,8 @@ async fn govern(config: &Config, shared: &Shared, side: ControlSide, reins: &Rei
     let begin = Arc::new(tokio::sync::Notify::new());
     let levers = views::Levers { begin: begin.clone(), logs: logs.clone() };
     let views = Arc::new(views::of(shared, progress, config.probes.clone(), levers));
-    let status = TcpListener::bind(config.status)
-        .await
+    let status = net::listen_widely(config.status)
+        .and_then(TcpListener::from_std)
         .with_context(|| format!("LENO_STATUS (--status): listen on {}", config.status))?;
     tokio::spawn(vital("the status port", admin::serve_status(status, views.clone())));
     let socket = admin::open_socket(&config.admin_socket)

@@ -222,8 +222,8 @@ pub const RUN: &[Var] = &[
         name: "LENO_STATUS",
         flag: "status",
         value: "ADDRESS:PORT",
-        default: Default::Is("0.0.0.0:15021"),
-        help: "Where /ready, /live, /metrics and the application's probes answer",
+        default: Default::Is("[::]:15021"),
+        help: "Where /ready, /live, /metrics and the application's probes answer; [::] is both families, or IPv4 where the host has no other",
     },
     Var {
         name: "LENO_PROBES",
@@ -532,7 +532,7 @@ impl Config {
         let explicit = self.outbound_listen.iter().map(|one| ("LENO_OUTBOUND_LISTEN", one.listen));
         let explicit = explicit.chain(self.inbound_listen.iter().map(|one| ("LENO_INBOUND_LISTEN", one.listen)));
         for (name, address) in captures.chain(explicit) {
-            if let Some((other, _)) = seen.iter().find(|(_, other)| *other == address && address.port() != 0) {
+            if let Some((other, _)) = seen.iter().find(|(_, other)| clash(*other, address)) {
                 let remedy = format!("{other} uses the same address; give each listener its own");
                 return Err(settings.wrong(name, &address.to_string(), remedy));
             }
@@ -553,6 +553,12 @@ impl Config {
         let explicit = self.outbound_listen.iter().map(|one| one.listen);
         captures.chain(explicit).chain(self.inbound_listen.iter().map(|one| one.listen)).chain([self.status])
     }
+}
+
+/// `[::]` may be both families.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let everywhere = one.ip().is_unspecified() && other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || everywhere)
 }
 
 fn control_plane(settings: &Settings<'_>) -> Result<Vec<String>, ConfigError> {

@@ -9,6 +9,8 @@ pub mod big_read;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -53,6 +55,28 @@ pub fn listen(address: SocketAddr, share: Share) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// As `listen`, and on `[::]` for both families, with IPv4 in IPv6 clothes: where it does not matter by which one somebody comes.
+/// Where the host has no IPv6 at all, `[::]` is `0.0.0.0`.
+pub fn listen_widely(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip() != Ipv6Addr::UNSPECIFIED {
+        return listen(address, Share::Alone);
+    }
+    let both =
+        Socket::new(Domain::IPV6, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)).and_then(|socket| {
+            socket.set_reuse_address(true)?;
+            socket.set_only_v6(false)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        });
+    match both {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), Share::Alone)
+        }
+        both => both,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

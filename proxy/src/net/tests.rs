@@ -24,6 +24,19 @@ async fn workers_share_one_address() {
     assert!(net::listen(address, Share::Alone).is_err());
 }
 
+#[test]
+fn what_listens_widely_is_reached_by_every_family_that_the_host_has() {
+    let listener = net::listen_widely((std::net::Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).unwrap();
+    // A host without IPv6 has no such address.
+    if std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        std::net::TcpStream::connect((std::net::Ipv6Addr::LOCALHOST, port)).unwrap();
+    }
+    let alone = net::listen_widely(loopback()).unwrap();
+    assert!(alone.local_addr().unwrap().is_ipv4());
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_quiet_until_the_peer_speaks_or_closes() {
     let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();
