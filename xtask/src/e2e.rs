@@ -9,10 +9,13 @@ mod outsiders;
 mod routes;
 mod smoke;
 mod stories;
+mod tokens;
 mod trust;
 
 use std::path::Path;
 use std::path::PathBuf;
+
+use anyhow::Context;
 
 use crate::cluster::Cluster;
 use crate::cluster::tools;
@@ -44,6 +47,8 @@ enum Part {
     Outsiders,
     /// The README's first half hour on Kubernetes, with traces in an OTLP backend.
     Example,
+    /// Whose token buys which certificate, and which tokens are refused.
+    Tokens,
     /// Restarts, evictions and losses under load.
     Stories,
     /// Sidecars of another release rolled by `leno restart`, and Leno taken away for good.
@@ -60,8 +65,8 @@ pub(crate) struct Place {
     /// own is made and ended.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller, shell and traces,
-    /// which this command writes under target/images.
+    /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller, certify, shell and
+    /// traces, which this command writes under target/images.
     #[arg(long, value_name = "REGISTRY/PATH")]
     repository: Option<String>,
 }
@@ -86,13 +91,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Routes, Self::Outsiders, Self::Example, Self::Stories, Self::Leave];
+    const ALL: [Self; 6] = [Self::Routes, Self::Outsiders, Self::Example, Self::Tokens, Self::Stories, Self::Leave];
 
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
             Self::Routes => routes::run(target),
             Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
+            Self::Tokens => tokens::run(target),
             Self::Stories => stories::run(target),
             Self::Leave => cli::leave(target),
         }
@@ -146,8 +152,15 @@ fn images(programs: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut archives = image::leno(programs)?;
     archives.extend(example::applications(programs)?);
     archives.push(application("caller", &[&programs.join("caller")], &["/caller"])?);
+    archives.push(certify(programs)?);
     archives.push(conformance::echo(programs)?);
     Ok(archives)
+}
+
+/// What asks for certificates, and a shell that waits until it is told to.
+fn certify(programs: &Path) -> anyhow::Result<PathBuf> {
+    let busybox = shell::find("busybox").context("busybox is not installed; install the package busybox-static")?;
+    application("certify", &[&busybox, &programs.join("certify")], &["/busybox", "sleep", "2147483647"])
 }
 
 /// An image of a program that needs no rights.

@@ -342,15 +342,20 @@ impl Target {
 
     /// kubectl with this as its input.
     pub(super) fn feed(&self, arguments: &[&str], input: &str) -> anyhow::Result<()> {
+        self.ask(arguments, input).map(drop)
+    }
+
+    /// The same, and what it answers.
+    pub(super) fn ask(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
         use std::io::Write as _;
         let mut command = self.command("kubectl");
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start kubectl")?;
         child.stdin.take().expect("it was asked for").write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {}: {}", arguments.join(" "), said.trim());
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
