@@ -63,6 +63,8 @@ pub fn compile(world: &World, key: &Key) -> Compiled {
     let resource = match key {
         Key::Destination(address) => Some(Resource::Destination(destination::destination(&lens, *address))),
         Key::Outbound { service, view } => {
+            // Who holds the resource of one view must hear when it becomes another's.
+            policy::ask_consumers(&lens, service);
             let view = (**view != *DEFAULT_VIEW).then_some(&**view);
             Some(Resource::Outbound(outbound::outbound(&lens, service, view)))
         }

@@ -2,6 +2,8 @@
 //! It never publishes a table before the source has been read once: an empty mesh must be the user's word, not our start-up.
 
 pub mod debounce;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -9,6 +11,8 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use leno_proto::hash::Hash;
@@ -57,6 +61,51 @@ pub struct Entry {
     buckets: u32,
 }
 
+/// What there was for a key when it was looked up, and whether that still holds. Who keeps it need not look up again until it
+/// does not.
+#[derive(Debug)]
+pub struct Found {
+    /// `None`: there was no such thing.
+    entry: Option<Arc<Entry>>,
+    /// Of the world, in order; an event about one of these ends it.
+    asked: Box<[Topic]>,
+    /// The first table for which it holds.
+    since: u64,
+    touched: AtomicBool,
+}
+
+impl Found {
+    /// A resource that is made from no world: it holds until whoever made it says otherwise.
+    pub fn of(bytes: Bytes) -> Found {
+        let entry =
+            Entry { hash: Hash::of(&bytes), bytes, leads_to: BTreeSet::new(), sources: BTreeSet::new(), buckets: 0 };
+        Found { entry: Some(Arc::new(entry)), asked: Box::default(), since: 0, touched: AtomicBool::new(false) }
+    }
+
+    pub fn entry(&self) -> Option<&Arc<Entry>> {
+        self.entry.as_ref()
+    }
+
+    /// Nothing has happened since that could make it another.
+    pub fn stands(&self) -> bool {
+        !self.touched.load(Ordering::Acquire)
+    }
+
+    /// It may be another from now on.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Whether the same other keys follow from both.
+    fn leads_as(&self, other: &Found) -> bool {
+        match (&self.entry, &other.entry) {
+            (Some(one), Some(other)) => one.leads_to == other.leads_to && one.buckets == other.buckets,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
+
 /// What the mesh says at one moment. Resources are compiled when first asked for, and remembered: as compiling is pure, nobody can
 /// tell when it happened.
 #[derive(Debug)]
@@ -78,36 +127,35 @@ type Scoped = (Key, Arc<str>);
 struct Memo {
     /// The newest table's: for that one all of it holds.
     generation: u64,
-    made: HashMap<Scoped, Made>,
+    made: HashMap<Scoped, Arc<Found>>,
     /// Which of them asked a question.
     asked: HashMap<Topic, HashSet<Scoped>>,
     /// Of the table before, for what must be made again: equal bytes are then shared, not copied.
     stale: HashMap<Scoped, Arc<Entry>>,
 }
 
-#[derive(Debug, Clone)]
-struct Made {
-    entry: Option<Arc<Entry>>,
-    asked: Arc<BTreeSet<Topic>>,
-    /// The first table for which it holds.
-    since: u64,
-}
-
 impl Memo {
     /// What a table of this generation may use.
-    fn find(&self, scoped: &Scoped, generation: u64) -> Option<&Made> {
+    fn find(&self, scoped: &Scoped, generation: u64) -> Option<&Arc<Found>> {
         self.made.get(scoped).filter(|made| made.since <= generation)
     }
 
-    /// Remembers it, unless a later batch may have touched what it asked.
-    fn keep(&mut self, scoped: Scoped, made: Made) {
+    /// Remembers it, unless a later batch may have touched what it asked, or somebody else was first: of one key there is one
+    /// that stands, so that all who hold it hear when it does not.
+    fn keep(&mut self, scoped: Scoped, made: Found) -> Arc<Found> {
+        let made = Arc::new(made);
         if made.since != self.generation {
-            return;
+            made.touch();
+            return made;
+        }
+        if let Some(first) = self.made.get(&scoped) {
+            return Arc::clone(first);
         }
         if self.made.len() >= MEMO_MAX {
+            self.made.values().for_each(|made| made.touch());
             *self = Memo { generation: self.generation, ..Memo::default() };
         }
-        for topic in &*made.asked {
+        for topic in &made.asked {
             match self.asked.get_mut(topic) {
                 Some(askers) => {
                     askers.insert(scoped.clone());
@@ -118,7 +166,8 @@ impl Memo {
             }
         }
         self.stale.remove(&scoped);
-        self.made.insert(scoped, made);
+        self.made.insert(scoped, Arc::clone(&made));
+        made
     }
 
     /// Forgets what a batch touched.
@@ -128,6 +177,7 @@ impl Memo {
         for topic in &dirty.topics {
             for scoped in self.asked.remove(topic).into_iter().flatten() {
                 let Some(made) = self.made.remove(&scoped) else { continue };
+                made.touch();
                 for other in made.asked.iter().filter(|other| *other != topic) {
                     if let Some(askers) = self.asked.get_mut(other) {
                         askers.remove(&scoped);
@@ -136,7 +186,7 @@ impl Memo {
                         }
                     }
                 }
-                self.stale.extend(made.entry.map(|entry| (scoped, entry)));
+                self.stale.extend(made.entry.clone().map(|entry| (scoped, entry)));
             }
         }
     }
@@ -231,19 +281,22 @@ impl Table {
 
     /// The resource as clients in `namespace` are to have it. `None`: there is none now; asking again later is right.
     pub fn entry(&self, key: &Key, namespace: &str) -> Option<Arc<Entry>> {
+        self.found(key, namespace).entry.clone()
+    }
+
+    /// As `entry`, with what tells whether it still holds.
+    pub fn found(&self, key: &Key, namespace: &str) -> Arc<Found> {
         let scope = if matches!(key, Key::EgressIndex) { namespace.into() } else { Arc::clone(&EVERYWHERE) };
         let scoped = (key.clone(), scope);
         let stale = {
             let memo = self.memo.lock();
             if let Some(made) = memo.find(&scoped, self.generation) {
-                return made.entry.clone();
+                return Arc::clone(made);
             }
             memo.stale.get(&scoped).cloned()
         };
         let made = self.make(&scoped, stale);
-        let entry = made.entry.clone();
-        self.memo.lock().keep(scoped, made);
-        entry
+        self.memo.lock().keep(scoped, made)
     }
 
     /// The key of a Service's Outbound for clients in `namespace`.
@@ -251,28 +304,44 @@ impl Table {
         Key::Outbound { service: service.clone(), view: compile::view(&self.world, service, namespace) }
     }
 
-    /// What a client in `namespace` needs so that it can use these keys: themselves and everything that they lead to. Keys for
-    /// which there is nothing now are left out.
-    pub fn closure<'a>(&self, roots: impl IntoIterator<Item = &'a Key>, namespace: &str) -> BTreeMap<Key, Arc<Entry>> {
-        let mut found = BTreeMap::new();
+    /// What a client in `namespace` needs so that it can use these keys: themselves and everything that they lead to, and the
+    /// keys among them for which there is nothing now.
+    pub fn closure<'a>(&self, roots: impl IntoIterator<Item = &'a Key>, namespace: &str) -> BTreeMap<Key, Arc<Found>> {
+        let mut closure = BTreeMap::new();
         let mut todo: Vec<Key> = roots.into_iter().cloned().collect();
         while let Some(key) = todo.pop() {
-            // The view is not the caller's to pick.
-            let key = match &key {
-                Key::Outbound { service, .. } => self.outbound(service, namespace),
-                _ => key,
-            };
-            if found.contains_key(&key) {
+            let key = self.own_view(&key, namespace);
+            if closure.contains_key(&key) {
                 continue;
             }
-            let Some(entry) = self.entry(&key, namespace) else { continue };
-            todo.extend(entry.leads_to.iter().map(|lead| self.first_key(lead, namespace)));
-            if let Key::Endpoints { target, bucket: 0 } = &key {
-                todo.extend((1..entry.buckets).map(|bucket| Key::Endpoints { target: target.clone(), bucket }));
+            let found = self.found(&key, namespace);
+            if let Some(entry) = &found.entry {
+                todo.extend(entry.leads_to.iter().map(|lead| self.first_key(lead, namespace)));
+                if let Key::Endpoints { target, bucket: 0 } = &key {
+                    todo.extend((1..entry.buckets).map(|bucket| Key::Endpoints { target: target.clone(), bucket }));
+                }
             }
-            found.insert(key, entry);
+            closure.insert(key, found);
         }
-        found
+        closure
+    }
+
+    /// What stands in the place of something that was found in a closure and may be another now. `None`: other keys may follow
+    /// from it, so that only the whole closure tells.
+    pub fn renewed(&self, key: &Key, old: &Found, namespace: &str) -> Option<Arc<Found>> {
+        if self.own_view(key, namespace) != *key {
+            return None;
+        }
+        let new = self.found(key, namespace);
+        new.leads_as(old).then_some(new)
+    }
+
+    /// The view is not the caller's to pick.
+    fn own_view(&self, key: &Key, namespace: &str) -> Key {
+        match key {
+            Key::Outbound { service, .. } => self.outbound(service, namespace),
+            other => other.clone(),
+        }
     }
 
     /// True when the source knows this Pod.
@@ -300,7 +369,7 @@ impl Table {
     }
 
     /// `stale`: what it was before.
-    fn make(&self, scoped: &Scoped, stale: Option<Arc<Entry>>) -> Made {
+    fn make(&self, scoped: &Scoped, stale: Option<Arc<Entry>>) -> Found {
         let (key, scope) = scoped;
         let compiled = match key {
             Key::EgressIndex => compile::egress_index(&self.world, scope),
@@ -319,6 +388,7 @@ impl Table {
                 Some(_) | None => Arc::new(Entry { hash, bytes, leads_to, sources, buckets }),
             }
         });
-        Made { entry, asked: Arc::new(compiled.asked), since: self.generation }
+        let asked = compiled.asked.into_iter().collect();
+        Found { entry, asked, since: self.generation, touched: AtomicBool::new(false) }
     }
 }

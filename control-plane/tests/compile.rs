@@ -15,6 +15,9 @@ use leno_control_plane::object::Event;
 use leno_control_plane::object::Kind;
 use leno_control_plane::object::Object;
 use leno_control_plane::object::gateway::ParentRef;
+use leno_control_plane::push::ledger::Change;
+use leno_control_plane::push::ledger::Ledger;
+use leno_control_plane::push::ledger::Scope;
 use leno_control_plane::reconcile::Reconciler;
 use leno_control_plane::reconcile::Table;
 use leno_control_plane::source::Batch;
@@ -87,6 +90,57 @@ fn what_is_remembered_is_what_would_be_compiled_anew() {
             }
         }
     }
+}
+
+#[test]
+fn a_session_that_looks_only_at_what_was_touched_holds_all_that_it_needs() {
+    for case in folders() {
+        let (batch, keys) = read(&case);
+        for namespace in ["shop", "buyer"] {
+            let mut reconciler = Reconciler::new(convert::encode);
+            let mut world = World::default();
+            let mut lasting = ledger(namespace, &keys);
+            let leaving: Vec<Event> = batch.events.iter().filter_map(leave).collect();
+            for event in batch.events.iter().cloned().chain(leaving) {
+                world.apply(vec![event.clone()]);
+                let table = reconciler.take(Batch { events: vec![event.clone()], ..Batch::default() });
+                settle(&mut lasting, &table);
+                let mut fresh = ledger(namespace, &keys);
+                settle(&mut fresh, &Table::of(world.clone(), convert::encode));
+                let held = |ledger: &Ledger| -> Vec<_> {
+                    // A Pod's own stays while its session does.
+                    let held = ledger.held().iter().filter(|(key, _)| !matches!(key, Key::Inbound(_)));
+                    held.map(|(key, hash)| (key.to_string(), *hash)).collect()
+                };
+                assert_eq!(held(&lasting), held(&fresh), "{namespace} of {} after {event:?}", case.display());
+            }
+        }
+    }
+}
+
+/// Of a proxy that wants all that may be wanted.
+fn ledger(namespace: &str, keys: &[Key]) -> Ledger {
+    let pod_uid = keys.iter().find_map(|key| match key {
+        Key::Inbound(uid) => Some(uid.clone()),
+        _ => None,
+    });
+    let pod_uid = pod_uid.unwrap_or_else(|| "nobody".into());
+    let capabilities = leno_proto::capability::SECURITY.iter().map(|name| (*name).into()).collect();
+    let mut ledger = Ledger::new(Scope { namespace: namespace.into(), pod_uid, capabilities });
+    for key in keys.iter().filter(|key| matches!(key, Key::Destination(_) | Key::Outbound { .. })) {
+        ledger.subscribe(key.clone()).unwrap();
+    }
+    ledger
+}
+
+/// Everything that is told is applied.
+fn settle(ledger: &mut Ledger, table: &Table) {
+    let Some(plan) = ledger.plan(table) else { return };
+    let applied = plan.changes.into_iter().filter_map(|change| match change {
+        Change::Put(key, item) => Some((key, item.hash, Vec::new())),
+        Change::Unchanged(..) | Change::Removed { .. } => None,
+    });
+    ledger.report(plan.id, applied.collect(), Vec::new()).unwrap();
 }
 
 #[test]

@@ -166,6 +166,15 @@ pub(super) fn has_consumer(world: &World, service: &ServiceName, namespace: &str
     by_route || by_policy(Target::Service(name))
 }
 
+/// What `has_consumer` asks of the world.
+pub(super) fn ask_consumers(lens: &Lens<'_>, service: &ServiceName) {
+    let name = Name { namespace: Arc::clone(&service.namespace), name: Arc::clone(&service.name) };
+    for route in lens.about(Topic::RoutesOf(name.clone())) {
+        lens.ask(Topic::PoliciesOn(Target::Route(route.kind(), route.meta().key())));
+    }
+    lens.ask(Topic::PoliciesOn(Target::Service(name)));
+}
+
 /// Of a port of a Pod: mesh, mesh-wide policies, the namespace's, those that select Pods, those that name the port.
 pub(super) fn inbound_of_port(lens: &Lens<'_>, pod: &Pod, port: u16) -> Arc<InboundTraffic> {
     let mut body = Body::new();

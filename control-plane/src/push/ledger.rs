@@ -20,6 +20,7 @@ use leno_proto::key::Key;
 
 use crate::push::offer::Item;
 use crate::push::offer::Offer;
+use crate::reconcile::Found;
 
 /// A sidecar talks to tens of Services; this many is an attack or a port scan.
 pub const SUBSCRIPTIONS_MAX: usize = 10_000;
@@ -102,8 +103,10 @@ pub struct Ledger {
     refused: BTreeMap<Key, VecDeque<Refusal>>,
     unsupported: BTreeMap<Key, Vec<String>>,
     withheld: BTreeMap<Key, Withheld>,
-    /// What the proxy needed when it was last planned for.
-    needed: BTreeSet<Key>,
+    /// What the proxy needed when it was last planned for, and what there was of it, in the order of the keys.
+    needed: Vec<(Key, Arc<Found>)>,
+    /// `needed` is all that what is wanted leads to.
+    whole: bool,
     flight: Option<Flight>,
     last_transaction: u64,
 }
@@ -111,6 +114,14 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Flight {
     id: u64,
+    puts: BTreeMap<Key, Hash>,
+    removed: Vec<Key>,
+}
+
+/// A transaction as it grows.
+#[derive(Default)]
+struct Draft {
+    changes: VecDeque<Change>,
     puts: BTreeMap<Key, Hash>,
     removed: Vec<Key>,
 }
@@ -139,7 +150,8 @@ impl Ledger {
             refused: BTreeMap::new(),
             unsupported: BTreeMap::new(),
             withheld: BTreeMap::new(),
-            needed: BTreeSet::new(),
+            needed: Vec::new(),
+            whole: false,
             flight: None,
             last_transaction: 0,
         }
@@ -169,9 +181,7 @@ impl Ledger {
 
     /// `None`: the proxy does not need this resource.
     pub fn standing(&self, key: &Key, hash: &Hash) -> Option<Standing> {
-        if !self.needed.contains(key) {
-            return None;
-        }
+        self.need(key)?.entry()?;
         if self.held.get(key) == Some(hash) {
             return Some(Standing::Applied);
         }
@@ -214,12 +224,17 @@ impl Ledger {
         if !is_subscribable(&key) {
             return Err(Violation::NotForSubscription(key));
         }
-        self.wanted.insert(viewless(key));
+        self.whole &= !self.wanted.insert(viewless(key));
         if self.wanted.len() > SUBSCRIPTIONS_MAX { Err(Violation::Subscriptions) } else { Ok(()) }
     }
 
     pub fn unsubscribe(&mut self, key: Key) {
-        self.wanted.remove(&viewless(key));
+        self.whole &= !self.wanted.remove(&viewless(key));
+    }
+
+    /// True while nothing has happened since the last plan that could make our Pod unknown.
+    pub fn pod_stands(&self) -> bool {
+        self.need(&self.own_inbound()).is_some_and(|found| found.stands() && found.entry().is_some())
     }
 
     /// The next transaction, if there is anything to say and the last one has been reported.
@@ -227,45 +242,78 @@ impl Ledger {
         if self.flight.is_some() {
             return None;
         }
-        let desired = self.desired(offer);
-        let mut changes = VecDeque::new();
-        let (mut puts, mut removed) = (BTreeMap::new(), Vec::new());
-        self.withheld.clear();
-        for (key, item) in &desired {
-            if self.held.get(key) == Some(&item.hash) {
-                if self.claimed.contains(key) {
-                    changes.push_back(Change::Unchanged(key.clone(), item.hash));
-                }
-                continue;
-            }
-            if self.refused.get(key).is_some_and(|refused| refused.iter().any(|refusal| refusal.hash == item.hash)) {
-                continue;
-            }
-            if let Some(withheld) = self.withhold(item) {
-                self.withheld.insert(key.clone(), withheld);
-                continue;
-            }
-            puts.insert(key.clone(), item.hash);
-            changes.push_back(Change::Put(key.clone(), item.clone()));
+        let mut draft = Draft::default();
+        match self.renew(offer) {
+            Some(renewed) => renewed.into_iter().for_each(|place| self.compare(place, &mut draft)),
+            None => self.look(offer, &mut draft),
         }
-        let own_inbound = Key::Inbound(self.scope.pod_uid.clone());
-        for key in self.held.keys().filter(|key| !desired.contains_key(*key) && **key != own_inbound) {
-            removed.push(key.clone());
-            let gone = !offer.closure(&mut std::iter::once(key), &self.scope.namespace).contains_key(key);
-            changes.push_back(Change::Removed { key: key.clone(), gone });
-        }
-        self.claimed.clear();
-        self.needed = desired.keys().cloned().collect();
-        // A refused version stays refused while the key comes and goes, as long as the list stays small.
-        if self.refused.len() > REFUSED_KEYS_MAX {
-            self.refused.retain(|key, _| desired.contains_key(key));
-        }
+        let Draft { changes, puts, removed } = draft;
         if changes.is_empty() {
             return None;
         }
         self.last_transaction += 1;
         self.flight = Some(Flight { id: self.last_transaction, puts, removed });
         Some(Plan { id: self.last_transaction, changes })
+    }
+
+    /// Looks again only at what does not stand; where that is. `None`: that does not suffice.
+    fn renew(&mut self, offer: &dyn Offer) -> Option<Vec<usize>> {
+        if !self.whole {
+            return None;
+        }
+        let mut renewed = Vec::new();
+        for (place, (key, found)) in self.needed.iter_mut().enumerate().filter(|(_, (_, found))| !found.stands()) {
+            *found = offer.renewed(key, found, &self.scope.namespace)?;
+            renewed.push(place);
+        }
+        Some(renewed)
+    }
+
+    /// Looks at everything.
+    fn look(&mut self, offer: &dyn Offer, draft: &mut Draft) {
+        let desired = self.desired(offer);
+        self.withheld.clear();
+        self.whole = desired.len() <= HELD_MAX;
+        self.needed = desired.into_iter().take(HELD_MAX).collect();
+        (0..self.needed.len()).for_each(|place| self.compare(place, draft));
+        let own_inbound = self.own_inbound();
+        for key in self.held.keys() {
+            if *key == own_inbound || self.need(key).is_some_and(|found| found.entry().is_some()) {
+                continue;
+            }
+            draft.removed.push(key.clone());
+            let there = offer.closure(&mut std::iter::once(key), &self.scope.namespace);
+            let gone = there.get(key).is_none_or(|found| found.entry().is_none());
+            draft.changes.push_back(Change::Removed { key: key.clone(), gone });
+        }
+        self.claimed.clear();
+        // A refused version stays refused while the key comes and goes, as long as the list stays small.
+        if self.refused.len() > REFUSED_KEYS_MAX {
+            let needed = &self.needed;
+            self.refused.retain(|key, _| needed.binary_search_by(|(one, _)| one.cmp(key)).is_ok());
+        }
+    }
+
+    /// What is to be said of one that is needed.
+    fn compare(&mut self, place: usize, draft: &mut Draft) {
+        let (key, found) = &self.needed[place];
+        self.withheld.remove(key);
+        let Some(item) = found.entry().map(|entry| Item::from(&**entry)) else { return };
+        if self.held.get(key) == Some(&item.hash) {
+            if self.claimed.contains(key) {
+                draft.changes.push_back(Change::Unchanged(key.clone(), item.hash));
+            }
+            return;
+        }
+        if self.refused.get(key).is_some_and(|refused| refused.iter().any(|refusal| refusal.hash == item.hash)) {
+            return;
+        }
+        if let Some(withheld) = self.withhold(&item) {
+            self.withheld.insert(key.clone(), withheld);
+            return;
+        }
+        draft.puts.insert(key.clone(), item.hash);
+        draft.changes.push_back(Change::Put(key.clone(), item));
     }
 
     /// What became of the transaction under way. A put that the report passes over counts as refused: it is not in force,
@@ -288,7 +336,8 @@ impl Ledger {
             if flight.puts.get(&key) != Some(&hash) {
                 continue;
             }
-            flight.puts.remove(&key);
+            // The key that was sent shares its text with those of other sessions.
+            let Some((key, _)) = flight.puts.remove_entry(&key) else { continue };
             if unsupported.is_empty() {
                 self.unsupported.remove(&key)
             } else {
@@ -320,19 +369,18 @@ impl Ledger {
     }
 
     /// Everything that the proxy should hold: what it asked for, what every proxy has, and what these lead to.
-    fn desired(&self, offer: &dyn Offer) -> BTreeMap<Key, Item> {
-        let own = [
-            Key::TrustBundle,
-            Key::ProxyConfig,
-            Key::EgressIndex,
-            Key::Share,
-            Key::Inbound(self.scope.pod_uid.clone()),
-        ];
-        let mut desired = offer.closure(&mut self.wanted.iter().chain(&own), &self.scope.namespace);
-        while desired.len() > HELD_MAX {
-            desired.pop_last();
-        }
-        desired
+    fn desired(&self, offer: &dyn Offer) -> BTreeMap<Key, Arc<Found>> {
+        let own = [Key::TrustBundle, Key::ProxyConfig, Key::EgressIndex, Key::Share, self.own_inbound()];
+        offer.closure(&mut self.wanted.iter().chain(&own), &self.scope.namespace)
+    }
+
+    fn need(&self, key: &Key) -> Option<&Found> {
+        let place = self.needed.binary_search_by(|(one, _)| one.cmp(key)).ok()?;
+        self.needed.get(place).map(|(_, found)| &**found)
+    }
+
+    fn own_inbound(&self) -> Key {
+        Key::Inbound(Arc::clone(&self.scope.pod_uid))
     }
 
     fn withhold(&self, item: &Item) -> Option<Withheld> {

@@ -10,6 +10,8 @@ use leno_proto::key::Key;
 use tokio::sync::watch;
 
 use crate::ca::Trust;
+use crate::reconcile::Entry;
+use crate::reconcile::Found;
 use crate::reconcile::Table;
 
 /// One resource as it goes out; a clone shares its bytes.
@@ -19,6 +21,12 @@ pub struct Item {
     pub hash: Hash,
     /// A leno.policy.v1.Resource.
     pub bytes: Bytes,
+}
+
+impl From<&Entry> for Item {
+    fn from(entry: &Entry) -> Item {
+        Item { hash: entry.hash, bytes: entry.bytes.clone() }
+    }
 }
 
 impl Item {
@@ -42,8 +50,11 @@ impl Item {
 
 /// The mesh at one moment.
 pub trait Offer: Send + Sync {
-    /// These keys and all that they lead to, as a client in `namespace` is to have them; what does not exist is left out.
-    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item>;
+    /// These keys and all that they lead to, as a client in `namespace` is to have them, and those of them that do not exist.
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Arc<Found>>;
+
+    /// What stands in the place of one of a closure that does not stand. `None`: take the whole closure anew.
+    fn renewed(&self, key: &Key, old: &Found, namespace: &str) -> Option<Arc<Found>>;
 
     fn knows_pod(&self, uid: &str) -> bool;
 
@@ -57,14 +68,21 @@ pub type Offers = watch::Receiver<Option<Arc<dyn Offer>>>;
 /// A table with the anchors of the authority: the source does not know them.
 struct Trusting {
     table: Arc<dyn Offer>,
-    trust: Item,
+    trust: Arc<Found>,
 }
 
 impl Offer for Trusting {
-    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item> {
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Arc<Found>> {
         let mut closure = self.table.closure(roots, namespace);
-        closure.insert(Key::TrustBundle, self.trust.clone());
+        closure.insert(Key::TrustBundle, Arc::clone(&self.trust));
         closure
+    }
+
+    fn renewed(&self, key: &Key, old: &Found, namespace: &str) -> Option<Arc<Found>> {
+        match key {
+            Key::TrustBundle => Some(Arc::clone(&self.trust)),
+            _ => self.table.renewed(key, old, namespace),
+        }
     }
 
     fn knows_pod(&self, uid: &str) -> bool {
@@ -79,19 +97,22 @@ impl Offer for Trusting {
 /// Publishes each table with the anchors that hold, and again when either changes. Ends with either of its sources.
 pub async fn join(
     mut tables: Offers,
-    mut trust: watch::Receiver<Arc<Trust>>,
+    mut anchors: watch::Receiver<Arc<Trust>>,
     encode: fn(&Trust) -> Bytes,
     offers: watch::Sender<Option<Arc<dyn Offer>>>,
 ) {
+    let mut trust = Arc::new(Found::of(encode(&anchors.borrow_and_update())));
     loop {
-        let table = tables.borrow_and_update().clone();
-        let trust_item = Item::new(encode(&trust.borrow_and_update()));
-        if let Some(table) = table {
-            offers.send_replace(Some(Arc::new(Trusting { table, trust: trust_item })));
+        if let Some(table) = tables.borrow_and_update().clone() {
+            offers.send_replace(Some(Arc::new(Trusting { table, trust: Arc::clone(&trust) })));
         }
         let changed = tokio::select! {
             changed = tables.changed() => changed,
-            changed = trust.changed() => changed,
+            changed = anchors.changed() => {
+                let before = std::mem::replace(&mut trust, Arc::new(Found::of(encode(&anchors.borrow_and_update()))));
+                before.touch();
+                changed
+            }
         };
         if changed.is_err() {
             return;
@@ -100,9 +121,12 @@ pub async fn join(
 }
 
 impl Offer for Table {
-    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item> {
-        let entries = Table::closure(self, roots, namespace).into_iter();
-        entries.map(|(key, entry)| (key, Item { hash: entry.hash, bytes: entry.bytes.clone() })).collect()
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Arc<Found>> {
+        Table::closure(self, roots, namespace)
+    }
+
+    fn renewed(&self, key: &Key, old: &Found, namespace: &str) -> Option<Arc<Found>> {
+        Table::renewed(self, key, old, namespace)
     }
 
     fn knows_pod(&self, uid: &str) -> bool {

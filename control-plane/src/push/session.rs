@@ -329,10 +329,10 @@ impl Session {
             return;
         }
         let Some(offer) = self.offers.borrow().clone() else { return };
-        if !offer.knows_pod(&self.seat.live.caller.pod_uid) {
+        let mut ledger = self.seat.live.ledger.lock();
+        if !ledger.pod_stands() && !offer.knows_pod(&self.seat.live.caller.pod_uid) {
             return;
         }
-        let mut ledger = self.seat.live.ledger.lock();
         if ledger.in_flight() {
             return;
         }
@@ -350,7 +350,8 @@ impl Session {
     fn look(&mut self) -> Result<(), Ended> {
         let Some(offer) = self.offers.borrow_and_update().clone() else { return Ok(()) };
         self.news = true;
-        let knows = offer.knows_pod(&self.seat.live.caller.pod_uid);
+        let stands = self.seat.live.ledger.lock().pod_stands();
+        let knows = stands || offer.knows_pod(&self.seat.live.caller.pod_uid);
         if self.known && !knows {
             return Err(ended(End::PodGone, Status::not_found("the pod is gone")));
         }

@@ -20,6 +20,7 @@ use leno_control_plane::push::offer::Item;
 use leno_control_plane::push::offer::Offer;
 use leno_control_plane::push::session::Limits;
 use leno_control_plane::push::sessions::Sessions;
+use leno_control_plane::reconcile::Found;
 use leno_control_plane::token::FolderKey;
 use leno_control_plane::token::Subject;
 use leno_proto::key::DEFAULT_VIEW;
@@ -70,7 +71,7 @@ impl Table {
 }
 
 impl Offer for Table {
-    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, _namespace: &str) -> BTreeMap<Key, Item> {
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, _namespace: &str) -> BTreeMap<Key, Arc<Found>> {
         let mut open: Vec<Key> = roots.cloned().collect();
         let mut closure = BTreeMap::new();
         while let Some(key) = open.pop() {
@@ -79,11 +80,18 @@ impl Offer for Table {
                 (None, Key::Destination(_)) => (Item::new(Bytes::from_static(b"not found")), Vec::new()),
                 (None, _) => continue,
             };
-            if closure.insert(key, found.0).is_none() {
+            let resource = Found::of(found.0.bytes);
+            // It may be another at any moment.
+            resource.touch();
+            if closure.insert(key, Arc::new(resource)).is_none() {
                 open.extend(found.1);
             }
         }
         closure
+    }
+
+    fn renewed(&self, _: &Key, _: &Found, _: &str) -> Option<Arc<Found>> {
+        None
     }
 
     fn knows_pod(&self, uid: &str) -> bool {

@@ -32,6 +32,13 @@ fn entry(content: &str, leads_to: &[Key]) -> (Item, Vec<Key>) {
     (Item::new(Bytes::copy_from_slice(content.as_bytes())), leads_to.to_vec())
 }
 
+/// That may be another at any moment.
+fn passing(item: &Item) -> Arc<Found> {
+    let found = Found::of(item.bytes.clone());
+    found.touch();
+    Arc::new(found)
+}
+
 /// The plainest mesh: what is there, and what leads to what.
 #[derive(Default, Clone)]
 struct Table(BTreeMap<Key, (Item, Vec<Key>)>);
@@ -47,7 +54,7 @@ impl Table {
 }
 
 impl Offer for Table {
-    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Item> {
+    fn closure(&self, roots: &mut dyn Iterator<Item = &Key>, namespace: &str) -> BTreeMap<Key, Arc<Found>> {
         let mut open: Vec<Key> = roots.cloned().collect();
         let mut closure = BTreeMap::new();
         while let Some(mut key) = open.pop() {
@@ -61,11 +68,15 @@ impl Offer for Table {
                 (None, Key::TrustBundle) => entry("trust", &[]),
                 (None, _) => continue,
             };
-            if closure.insert(key, found.0).is_none() {
+            if closure.insert(key, passing(&found.0)).is_none() {
                 open.extend(found.1);
             }
         }
         closure
+    }
+
+    fn renewed(&self, _: &Key, _: &Found, _: &str) -> Option<Arc<Found>> {
+        None
     }
 
     fn knows_pod(&self, uid: &str) -> bool {
@@ -312,7 +323,7 @@ fn expected(table: &Table, proxy: &Proxy) -> BTreeMap<Key, Hash> {
     for key in &proxy.subscriptions {
         fresh.subscribe(key.clone()).unwrap();
     }
-    fresh.desired(table).into_iter().map(|(key, item)| (key, item.hash)).collect()
+    fresh.desired(table).into_iter().filter_map(|(key, found)| Some((key, found.entry()?.hash))).collect()
 }
 
 fn mutate(table: &mut Table, dice: &mut StdRng) {
