@@ -167,6 +167,18 @@ fn hear(gathered: &mut Gathered, kind: Kind, news: News<Read>) {
     gathered.take(kind, news, Instant::now());
 }
 
+/// Work that looks at the whole world, on a thread of its own: sessions must not wait for it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and we with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// A reference to one of our objects, for Events and owners.
 pub fn reference(kind: Kind, namespace: &str, name: &str, uid: &str) -> Value {
     let version = match kind.group() {

@@ -152,11 +152,16 @@ impl Silent {
     fn of(table: &Table, proxies: &[&Proxy]) -> Silent {
         let heard: BTreeSet<&str> = proxies.iter().map(|proxy| proxy.uid.as_str()).collect();
         let mut silent = Silent { pods: Vec::new(), by_object: BTreeMap::new() };
+        let hold_back = conditions::judged(table.world()).next().is_some();
         for object in table.world().about(&Topic::All(Kind::Pod)) {
             let Object::Pod(pod) = object else { continue };
             let meta = &pod.metadata;
             let counts = pod.ready() && meta.deletion_timestamp.is_empty() && compile::meshed(table.world(), pod);
             if !counts || heard.contains(meta.uid.as_str()) {
+                continue;
+            }
+            silent.pods.push(meta.key().to_string());
+            if !hold_back {
                 continue;
             }
             let own = [Key::Inbound(meta.uid.as_str().into()), Key::ProxyConfig, Key::EgressIndex, Key::Share];
@@ -165,7 +170,6 @@ impl Silent {
             for source in sources {
                 silent.by_object.entry(source.clone()).or_default().push(meta.key().to_string());
             }
-            silent.pods.push(meta.key().to_string());
         }
         silent
     }

@@ -221,6 +221,14 @@ async fn stand(
     }
 }
 
+/// The proxies of all replicas at one moment, and the statuses that follow.
+struct Counted {
+    /// The table's generation, our sessions' version, and what names what the other replicas told.
+    of: (u64, u64, Vec<String>),
+    all: Vec<status::Proxy>,
+    report: status::Report,
+}
+
 /// What one replica writes for all.
 struct Leader {
     client: Arc<Client>,
@@ -240,6 +248,7 @@ impl Leader {
         let (mut kept, mut written, mut mover) = (Kept::default(), Written::default(), Mover::default());
         let mut xmesh = Xmesh::default();
         let mut auditor = Auditor::default();
+        let mut counted = None;
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -257,32 +266,42 @@ impl Leader {
             xmesh.keep(&self.client, &self.place.namespace, SystemTime::now(), Instant::now()).await;
             let without = auditor.turn(&self.client, &table, &self.place.namespace, SystemTime::now()).await;
             self.metrics.without_sidecar.set(i64::try_from(without).unwrap_or(i64::MAX));
-            let all = self.all(&table).await;
-            self.trust(&mut mover, all.as_deref()).await;
-            let Some(all) = all else { continue };
-            let report = status::report(&table, &all);
-            written.write(&self.client, &report, SystemTime::now(), Instant::now()).await;
+            counted = self.count(counted, table).await;
+            self.trust(&mut mover, counted.as_ref()).await;
+            let Some(Counted { report, .. }) = &counted else { continue };
+            written.write(&self.client, report, SystemTime::now(), Instant::now()).await;
         }
     }
 
-    /// What the proxies of all replicas said. `None`: a replica does not answer, and half the proxies would be told as lost; what
-    /// was written stands until all have answered.
-    async fn all(&mut self, table: &Table) -> Option<Vec<status::Proxy>> {
+    /// What the proxies of all replicas said, and what follows from it; as it was counted before, where nothing has changed.
+    /// `None`: a replica does not answer, and half the proxies would be told as lost; what was written stands until all have
+    /// answered.
+    async fn count(&mut self, before: Option<Counted>, table: Arc<Table>) -> Option<Counted> {
         let asked = self.peers.ask(table.world(), &self.place.namespace, &self.replica).await;
         let theirs =
             asked.inspect_err(|error| tracing::debug!("statuses wait for the other replicas: {error}")).ok()?;
-        // What only their proxies use has not been compiled here.
-        for proxy in &theirs {
-            proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
+        // Before what it names is looked at, as in `reports`.
+        let of = (table.generation, self.sessions.version(), self.peers.told());
+        if let Some(before) = before.filter(|before| before.of == of) {
+            return Some(before);
         }
-        Some(peers::merged(proxies(&self.sessions), theirs))
+        let sessions = self.sessions.clone();
+        let counted = cluster::aside(move || {
+            // What only their proxies use has not been compiled here.
+            for proxy in &theirs {
+                proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
+            }
+            let all = peers::merged(proxies(&sessions), theirs);
+            Counted { of, report: status::report(&table, &all), all }
+        });
+        Some(counted.await)
     }
 
     /// Moves a change of trust on.
-    async fn trust(&self, mover: &mut Mover, all: Option<&[status::Proxy]>) {
+    async fn trust(&self, mover: &mut Mover, counted: Option<&Counted>) {
         let bundle = Hash::of(&encode_trust(&self.ca.trust().borrow()));
         let holds = |proxy: &status::Proxy| !proxy.connected || proxy.applied.get(&Key::TrustBundle) == Some(&bundle);
-        let everywhere = all.is_some_and(|all| all.iter().all(holds));
+        let everywhere = counted.is_some_and(|counted| counted.all.iter().all(holds));
         let wishes = *self.wishes.borrow();
         match mover.turn(&self.client, &self.place, &self.ca, wishes, everywhere).await {
             Ok(fit) => self.metrics.issuer_refused.set(i64::from(!fit)),

@@ -2,11 +2,13 @@
 //! never change a Pod, nor say the same twice.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cluster::aside;
 use crate::cluster::reference;
 use crate::compile;
 use crate::index::Topic;
@@ -83,10 +85,11 @@ pub fn findings(world: &World, own: &str) -> Vec<Finding> {
 
 impl Auditor {
     /// Looks where the world has changed, and tells what has not been told. How many Pods lack their sidecars.
-    pub async fn turn(&mut self, client: &Client, table: &Table, own: &str, wall: SystemTime) -> usize {
+    pub async fn turn(&mut self, client: &Client, table: &Arc<Table>, own: &str, wall: SystemTime) -> usize {
         if self.looked != Some(table.generation) {
             self.looked = Some(table.generation);
-            self.found = findings(table.world(), own);
+            let (table, own) = (Arc::clone(table), own.to_owned());
+            self.found = aside(move || findings(table.world(), &own)).await;
             let found: BTreeSet<&str> = self.found.iter().map(|one| one.uid.as_str()).collect();
             self.told.retain(|uid| found.contains(uid.as_str()));
         }

@@ -65,15 +65,22 @@ impl Kept {
 
 /// Those that ask for sidecars, and those where a Pod has or wants one.
 fn namespaces(world: &World) -> BTreeSet<String> {
-    let asks = |object: &&Object| object.meta().labels.get(INJECT).is_some_and(|word| word == "enabled");
-    let asking = world.about(&Topic::All(Kind::Namespace)).filter(asks).map(|object| object.meta().name.clone());
-    let meshed = world.about(&Topic::All(Kind::Pod)).filter_map(|object| match object {
-        Object::Pod(pod) if compile::meshed(world, pod) => Some(pod.metadata.namespace.clone()),
-        _ => None,
-    });
-    // A namespace that is going takes no more objects.
-    let leaving = |name: &String| world.namespace(name).is_none_or(|one| !one.metadata.deletion_timestamp.is_empty());
-    asking.chain(meshed).filter(|name| !leaving(name)).collect()
+    let needs = |object: &&Object| {
+        let meta = object.meta();
+        // A namespace that is going takes no more objects.
+        let stays = meta.deletion_timestamp.is_empty();
+        let asks = meta.labels.get(INJECT).is_some_and(|word| word == "enabled");
+        // Most ask, so that their Pods, which are many, need not be looked at.
+        stays && (asks || has_meshed(world, &meta.name))
+    };
+    world.about(&Topic::All(Kind::Namespace)).filter(needs).map(|object| object.meta().name.clone()).collect()
+}
+
+fn has_meshed(world: &World, namespace: &str) -> bool {
+    world.about(&Topic::In(Kind::Pod, namespace.into())).any(|object| match object {
+        Object::Pod(pod) => compile::meshed(world, pod),
+        _ => false,
+    })
 }
 
 async fn trust(client: &Client, namespace: &str, anchors: &str) -> Result<(), Error> {

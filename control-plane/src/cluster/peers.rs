@@ -71,6 +71,11 @@ impl Peers {
         }
         Ok(proxies)
     }
+
+    /// What names all that was told last.
+    pub fn told(&self) -> Vec<String> {
+        self.known.iter().map(|((host, port), peer)| format!("{host}:{port} {}", peer.at)).collect()
+    }
 }
 
 /// All of them. A proxy that moved to another replica is not lost, whatever the one says that it left.

@@ -236,8 +236,9 @@ impl Fake {
                         let error = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
                         events.push(json!({"type": "ERROR", "object": error}));
                     }
-                    for (version, kind, at, object) in &state.log {
-                        if *version > from && place.holds(at) {
+                    let news = state.log.partition_point(|(version, ..)| *version <= from);
+                    for (_, kind, at, object) in &state.log[news..] {
+                        if place.holds(at) {
                             events.push(json!({"type": kind, "object": object}));
                         }
                     }

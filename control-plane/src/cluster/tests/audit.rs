@@ -105,7 +105,7 @@ fn a_pod_without_its_sidecar_is_never_called_over_mtls() {
 #[tokio::test]
 async fn each_finding_is_an_event_once_whoever_leads() {
     let fake = Fake::start().await;
-    let table = Table::of(world(shop()), leno_proto::convert::encode);
+    let table = std::sync::Arc::new(Table::of(world(shop()), leno_proto::convert::encode));
     for _ in 0..2 {
         let mut auditor = Auditor::default();
         for _ in 0..2 {
