@@ -208,7 +208,7 @@ spec:
         let object = report.objects.iter().find(|object| object.name == name && object.kind != "AccessPolicy").unwrap();
         object.conditions.iter().find(|condition| condition.kind == "Warnings").unwrap().message.clone()
     };
-    let expected = "RETRIES_CUT_SHORT timeouts.request: 3 tries of 800ms take 2s400ms, and the request ends after 1s \
+    let expected = "RETRIES_CUT_SHORT timeouts.request: 3 tries of 800ms take 2400ms, and the request ends after 1s \
                     (shorten perTry, lower attempts or lengthen request), on Service shop/orders port 80";
     assert_eq!(warnings("orders"), expected);
     assert_eq!(warnings("all"), expected, "whoever set one of the fields is told");
