@@ -148,6 +148,8 @@ pub struct Toward {
     pub resolved: bool,
     /// Connections, breakers, balancing and limits, and where they come from.
     pub policy: Vec<Said>,
+    /// `internalTrafficPolicy: Local`: the client's node, whose endpoints alone are called.
+    pub own_node: Option<String>,
     pub endpoints: Vec<Reached>,
 }
 
@@ -191,6 +193,7 @@ pub fn explain(world: &World, question: &Question) -> Result<Explanation, Unansw
         view: own_view.as_deref(),
         identity: identity(world, pod),
         ip: pod.addresses().first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        node: &pod.spec.node_name,
     };
     let key = Key::Outbound { service: target.service.clone(), view: Arc::clone(&view) };
     let Some(Resource::Outbound(outbound)) = compile(world, &key).resource else {
@@ -227,6 +230,7 @@ struct Asker<'w> {
     view: Option<&'w str>,
     identity: Option<SpiffeId>,
     ip: IpAddr,
+    node: &'w str,
 }
 
 impl Asker<'_> {
@@ -286,12 +290,15 @@ impl Asker<'_> {
 
     fn toward(&self, backend: &Backend, percent: f64, request: Option<&RequestView<'_>>) -> Toward {
         let said = port_settings(self.world, &backend.target, self.view).unwrap_or_default();
-        let endpoints = if backend.resolved { endpoints(self.world, &backend.target) } else { Vec::new() };
+        let (mut endpoints, own_node_only) =
+            if backend.resolved { endpoints(self.world, &backend.target) } else { (Vec::new(), false) };
+        endpoints.retain(|endpoint| !own_node_only || *endpoint.node == *self.node);
         Toward {
             service: backend.target.to_string(),
             percent,
             resolved: backend.resolved,
             policy: of_connections(said),
+            own_node: own_node_only.then(|| self.node.to_owned()),
             endpoints: endpoints.iter().map(|endpoint| self.reached(endpoint, request)).collect(),
         }
     }
@@ -413,14 +420,15 @@ fn identity(world: &World, pod: &Pod) -> Option<SpiffeId> {
     }
 }
 
-fn endpoints(world: &World, target: &ServicePort) -> Vec<Endpoint> {
+/// All of them, and whether only those on the client's own node are called.
+fn endpoints(world: &World, target: &ServicePort) -> (Vec<Endpoint>, bool) {
     let bucket = |bucket| match compile(world, &Key::Endpoints { target: target.clone(), bucket }).resource {
         Some(Resource::Endpoints(endpoints)) => Some(endpoints),
         _ => None,
     };
-    let Some(first) = bucket(0) else { return Vec::new() };
+    let Some(first) = bucket(0) else { return (Vec::new(), false) };
     let rest = (1..first.buckets).filter_map(bucket).flat_map(|one| one.endpoints);
-    first.endpoints.into_iter().chain(rest).collect()
+    (first.endpoints.into_iter().chain(rest).collect(), first.own_node_only)
 }
 
 fn route_id(kind: RouteKind, origin: &str) -> ObjectId {

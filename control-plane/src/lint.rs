@@ -19,6 +19,7 @@ use leno_proto::policy::Traffic;
 use leno_proto::policy::Trip;
 use serde::Serialize;
 
+use crate::object::kube::Service;
 use crate::object::ours::Target;
 use crate::object::ours::TrafficPolicy;
 
@@ -111,6 +112,43 @@ pub fn on_routes(policy: &TrafficPolicy) -> Vec<Finding> {
     }
     found
 }
+
+/// Of Kubernetes' own fields of a Service, what sidecars do otherwise than kube-proxy would.
+pub fn service(service: &Service) -> Vec<Finding> {
+    let spec = &service.spec;
+    let finding = |field: &str, message: &str, remedy: &str| Finding {
+        code: "SERVICE_FIELD_NOT_ENFORCED",
+        field: field.to_owned(),
+        message: message.to_owned(),
+        remedy: remedy.to_owned(),
+        place: String::new(),
+    };
+    let mut found = Vec::new();
+    if !["", "PreferClose", "PreferSameZone", "PreferSameNode"].contains(&spec.traffic_distribution.as_str()) {
+        let message = "this release does not know it: sidecars call all endpoints alike";
+        found.push(finding("trafficDistribution", message, "use PreferSameZone or PreferSameNode"));
+    }
+    let stays = spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(AFFINITY_DEFAULT);
+    if spec.session_affinity == "ClientIP" && stays != AFFINITY_DEFAULT {
+        let message = "a client stays with its endpoint for as long as that is there, not for a time";
+        found.push(finding("sessionAffinityConfig.clientIP.timeoutSeconds", message, "do not rely on its end"));
+    }
+    let annotations = &service.metadata.annotations;
+    let hinted = TOPOLOGY_ANNOTATIONS
+        .into_iter()
+        .find(|name| annotations.get(*name).is_some_and(|word| word.eq_ignore_ascii_case("auto")));
+    if let Some(name) = hinted {
+        let message = format!("sidecars do not follow the hints that {name} puts into EndpointSlices");
+        found.push(finding("metadata.annotations", &message, "set spec.trafficDistribution: PreferSameZone instead"));
+    }
+    found
+}
+
+/// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_DEFAULT: u32 = 10_800;
+
+const TOPOLOGY_ANNOTATIONS: [&str; 2] =
+    ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
 
 /// Of a policy folded for one Service port or one rule.
 pub fn traffic(policy: &Traffic, site: &Site) -> Vec<Warning> {

@@ -278,13 +278,21 @@ fn show(resource: &Resource) -> Value {
         Resource::Outbound(outbound) => outbound.ports.iter().map(port).collect(),
         Resource::Endpoints(endpoints) => {
             let all: Vec<String> = endpoints.endpoints.iter().map(|one| format!("{one:?}")).collect();
-            json!({"buckets": endpoints.buckets, "endpoints": all})
+            let mut shown = json!({"buckets": endpoints.buckets, "endpoints": all});
+            if endpoints.own_node_only {
+                shown["ownNodeOnly"] = json!(true);
+            }
+            shown
         }
         Resource::Inbound(inbound) => {
             let ports: Vec<Value> = inbound.ports.iter().chain([&inbound.other]).map(|port| {
                 json!({"port": port.port, "protocol": format!("{:?}", port.protocol), "listen": port.listen, "policy": inbound_traffic(&port.policy), "access": format!("{:?}", port.access)})
             }).collect();
-            json!({"identity": inbound.identity.to_string(), "addresses": format!("{:?}", inbound.addresses), "grace": format!("{:?}", inbound.grace), "ports": ports})
+            let mut shown = json!({"identity": inbound.identity.to_string(), "addresses": format!("{:?}", inbound.addresses), "grace": format!("{:?}", inbound.grace), "ports": ports});
+            if !inbound.zone.is_empty() {
+                shown["place"] = json!(format!("{} in {}", inbound.node, inbound.zone));
+            }
+            shown
         }
         Resource::EgressIndex(index) => {
             let host = |host: &leno_proto::policy::EgressHost| json!({"origin": *host.origin, "hostnames": format!("{:?}", host.hostnames), "ports": format!("{:?}", host.ports), "addresses": format!("{:?}", host.addresses), "policy": traffic(&host.policy)});

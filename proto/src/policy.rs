@@ -338,6 +338,8 @@ pub struct Endpoints {
     pub bucket: u32,
     pub buckets: u32,
     pub endpoints: Vec<Endpoint>,
+    /// `internalTrafficPolicy: Local`: a proxy calls those on its own node alone.
+    pub own_node_only: bool,
 }
 
 /// One address of a service.
@@ -377,6 +379,9 @@ pub struct Inbound {
     /// For ports that no Service and no container declares.
     pub other: InboundPort,
     pub grace: Duration,
+    /// Where the pod runs; empty: not known.
+    pub node: Arc<str>,
+    pub zone: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

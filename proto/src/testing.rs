@@ -54,7 +54,7 @@ pub(crate) fn traffic() -> Traffic {
         load_balancing: LoadBalancing {
             algorithm: Algorithm::LeastLoaded { decay: seconds(10) },
             slow_start: Some(SlowStart { window: seconds(10), min_weight_percent: 10 }),
-            locality: Locality::Prefer,
+            locality: Locality::Off,
             subset: Subset::Auto,
             penalize_rate_limited: Some(seconds(5)),
         },

@@ -122,7 +122,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         ledger: h2::Ledger::new(LEDGER_MAX),
         listens: listens.iter().map(|(address, _)| *address).collect(),
         own: own_addresses(&config).into(),
-        zone: Arc::default(),
         pods: Arc::default(),
         apps: Arc::default(),
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use leno_proto::policy::Algorithm;
-use leno_proto::policy::Locality;
+use leno_proto::policy::HashKey;
 use leno_proto::policy::SlowStart;
 use rand::Rng;
 use rand::RngExt;
@@ -70,8 +70,6 @@ pub struct Choice<'a> {
     pub tried: &'a [usize],
     /// What the request hashes to, where the policy asks for it.
     pub hash: Option<u64>,
-    /// Where this proxy runs; empty: unknown.
-    pub zone: &'a str,
     /// This worker's turn, for round robin.
     pub turn: u64,
     pub now: Instant,
@@ -98,12 +96,12 @@ pub fn pick(choice: &Choice<'_>, latency: impl Fn(usize) -> f64, rng: &mut impl 
         true => None,
         false => Some(narrow(choice)),
     };
-    let pool = narrowed.as_deref().unwrap_or_else(|| near(choice));
+    let pool = narrowed.as_deref().unwrap_or_else(|| target.near());
     let index = match &target.policy.load_balancing.algorithm {
         Algorithm::LeastLoaded { .. } => least_loaded(choice, pool, latency, rng)?,
         Algorithm::RoundRobin => *pool.get((choice.turn % pool.len().max(1) as u64) as usize)?,
-        Algorithm::ConsistentHash { bounded_percent, .. } => match choice.hash {
-            Some(hash) => consistent(target, pool, hash, *bounded_percent)?,
+        Algorithm::ConsistentHash { key, bounded_percent } => match choice.hash {
+            Some(hash) => consistent(target, pool, hash, bound(key, *bounded_percent))?,
             None => least_loaded(choice, pool, latency, rng)?,
         },
     };
@@ -116,26 +114,7 @@ fn narrow(choice: &Choice<'_>) -> Vec<usize> {
     let panics = target.shared.quorum.panics(&target.policy.circuit_breaker.endpoint);
     let well = |index: &usize| panics || target.members[*index].shared.ejection.standing(choice.now) == Standing::In;
     let pool = unless_empty(&unless_empty(target.usable(), well), |index| !choice.tried.contains(index));
-    let here = |index: &usize| !choice.zone.is_empty() && *target.members[*index].endpoint.zone == *choice.zone;
-    match target.policy.load_balancing.locality {
-        Locality::Off => pool,
-        Locality::Prefer if pool.iter().filter(|index| here(index)).count() < ZONE_MIN => pool,
-        Locality::Prefer | Locality::Strict => unless_empty(&pool, here),
-    }
-}
-
-/// The same zone rule where everybody is well.
-fn near<'a>(choice: &Choice<'a>) -> &'a [usize] {
-    let all = choice.target.usable();
-    let here = match choice.zone.is_empty() {
-        true => &[],
-        false => choice.target.usable_in(choice.zone),
-    };
-    match choice.target.policy.load_balancing.locality {
-        Locality::Prefer if here.len() >= ZONE_MIN => here,
-        Locality::Strict if !here.is_empty() => here,
-        Locality::Off | Locality::Prefer | Locality::Strict => all,
-    }
+    target.nearest(pool)
 }
 
 /// An endpoint whose penalty is over gets one request, before anything else is considered.
@@ -152,9 +131,6 @@ fn unless_empty(pool: &[usize], keep: impl Fn(&usize) -> bool) -> Vec<usize> {
     let kept: Vec<usize> = pool.iter().copied().filter(keep).collect();
     if kept.is_empty() { pool.to_vec() } else { kept }
 }
-
-/// Endpoints of one zone that make it worth staying in.
-const ZONE_MIN: usize = 3;
 
 /// The cheaper of two chosen by chance (Mitzenmacher's power of two choices): latency times what is under way.
 fn least_loaded(
@@ -195,12 +171,21 @@ fn weight(choice: &Choice<'_>, index: usize) -> f64 {
     (own.as_secs_f64() / window.as_secs_f64().max(0.001)).max(f64::from(*min_weight_percent) / 100.0)
 }
 
+/// All that one application sends has one source: bounded, it would be spread for its own number.
+fn bound(key: &HashKey, percent: u32) -> Option<u32> {
+    match key {
+        HashKey::SourceIp => None,
+        HashKey::Header(_) | HashKey::Cookie(_) => Some(percent),
+    }
+}
+
 /// Rendezvous hashing with bounded loads (Mirrokni et al.): the endpoint that ranks first for this hash and has no more than
-/// its share of what is under way.
-fn consistent(target: &Target, pool: &[usize], hash: u64, bounded_percent: u32) -> Option<usize> {
+/// its share of what is under way; without a bound, the first.
+fn consistent(target: &Target, pool: &[usize], hash: u64, bounded_percent: Option<u32>) -> Option<usize> {
     let under_way = |index: usize| u64::from(target.members[index].shared.in_flight.load(Ordering::Relaxed));
     let total: u64 = pool.iter().map(|i| under_way(*i)).sum::<u64>() + 1;
-    let most = (total * u64::from(bounded_percent)).div_ceil(100 * pool.len().max(1) as u64);
+    let share = |percent: u32| (total * u64::from(percent)).div_ceil(100 * pool.len().max(1) as u64);
+    let most = bounded_percent.map_or(u64::MAX, share);
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let rank = |index: usize| hasher.hash_one((hash, &target.members[index].shared.identity));
     let first = |bounded: bool| {

@@ -47,6 +47,7 @@ use crate::trace;
 use crate::trace::export::Spans;
 use crate::upstream::Context;
 use crate::upstream::EndpointShared;
+use crate::upstream::Here;
 use crate::upstream::Target;
 
 /// What every worker of the process has.
@@ -64,8 +65,6 @@ pub struct Shared {
     pub listens: Arc<[SocketAddr]>,
     /// Addresses of this pod.
     pub own: Arc<[IpAddr]>,
-    /// Where this pod runs; empty: unknown.
-    pub zone: Arc<str>,
     pub pods: Arc<Pods>,
     pub apps: Arc<Apps>,
 }
@@ -306,7 +305,7 @@ impl Pods {
         let (namespace, name) = endpoint.pod.split_once('/').unwrap_or(("", &endpoint.uid));
         let service = ServiceName { namespace: namespace.into(), name: name.into() };
         let name = ServicePort { service, port: address.port() };
-        let context = Context { now: Instant::now(), reclaim, share: None };
+        let context = Context { now: Instant::now(), reclaim, share: None, here: &Here::default() };
         let target = Arc::new(Target::build(&name, &workload.policy, &[endpoint], before.map(|b| &**b), &context));
         if table.len() >= PODS_MAX {
             table.retain(|_, target| Arc::strong_count(target) > 1);
@@ -352,7 +351,6 @@ pub mod fixtures {
             ledger: Ledger::new(1 << 20),
             listens: Arc::new([]),
             own: Arc::new([]),
-            zone: "".into(),
             pods: Arc::default(),
             apps: Arc::default(),
             metrics,

@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use crate::gate::Reclaim;
 use crate::quick::Table;
 use crate::upstream::Context;
+use crate::upstream::Here;
 use crate::upstream::Target;
 
 /// Everything that a decision needs, as of one transaction.
@@ -318,6 +319,11 @@ impl State {
     fn build(&self, resources: &BTreeMap<Key, Arc<Resource>>, previous: &Snapshot, now: Instant) -> Snapshot {
         let mut snapshot = Snapshot { version: previous.version + 1, ..Snapshot::default() };
         let mut share = Arc::new(Share::default());
+        let own = resources.values().find_map(|resource| match &**resource {
+            Resource::Inbound(own) => Some(own),
+            _ => None,
+        });
+        let here = Here::of(own);
         let mut endpoints: HashMap<ServicePort, Vec<&Endpoint>> = HashMap::new();
         for (key, resource) in resources {
             match (key, &**resource) {
@@ -326,7 +332,11 @@ impl State {
                     let mark = before.map(|(_, mark)| mark.clone()).unwrap_or_default();
                     drop(snapshot.destinations.insert(*address, (Arc::new(it.clone()), mark)));
                 }
-                (_, Resource::Endpoints(it)) => endpoints.entry(it.target.clone()).or_default().extend(&it.endpoints),
+                (_, Resource::Endpoints(it)) => {
+                    // As kube-proxy: where there is none on the own node, there is none.
+                    let may = |one: &&Endpoint| !it.own_node_only || one.node == here.node;
+                    endpoints.entry(it.target.clone()).or_default().extend(it.endpoints.iter().filter(may));
+                }
                 (_, Resource::Inbound(it)) => snapshot.inbound = Some(kept(previous.inbound.as_ref(), it)),
                 (_, Resource::TrustBundle(it)) => snapshot.trust = Some(kept(previous.trust.as_ref(), it)),
                 (_, Resource::ProxyConfig(it)) => snapshot.config = Some(kept(previous.config.as_ref(), it)),
@@ -339,7 +349,8 @@ impl State {
             share.max_connections.iter().map(|(name, part)| (name, *part)).collect();
         for resource in resources.values() {
             if let Resource::Outbound(outbound) = &**resource {
-                let mut builder = Builder { state: self, previous, endpoints: &endpoints, shares: &shares, now };
+                let mut builder =
+                    Builder { state: self, previous, endpoints: &endpoints, shares: &shares, here: &here, now };
                 let service = builder.service(&mut snapshot.targets, outbound);
                 let mark = previous.services.get(&outbound.service).map(|(_, mark)| mark.clone()).unwrap_or_default();
                 snapshot.services.insert(outbound.service.clone(), (Arc::new(service), mark));
@@ -378,6 +389,7 @@ struct Builder<'a> {
     previous: &'a Snapshot,
     endpoints: &'a HashMap<ServicePort, Vec<&'a Endpoint>>,
     shares: &'a HashMap<&'a ServicePort, u32>,
+    here: &'a Here,
     now: Instant,
 }
 
@@ -413,9 +425,9 @@ impl Builder<'_> {
         let previous = self.previous.targets.get(name);
         let target = match previous {
             // Most transactions change one target of many.
-            Some(previous) if previous.is_of(policy, endpoints, share) => previous.clone(),
+            Some(previous) if previous.is_of(policy, endpoints, share, self.here) => previous.clone(),
             Some(_) | None => {
-                let context = Context { now: self.now, reclaim: &*self.state.reclaim, share };
+                let context = Context { now: self.now, reclaim: &*self.state.reclaim, share, here: self.here };
                 Arc::new(Target::build(name, policy, endpoints, previous.map(|p| &**p), &context))
             }
         };

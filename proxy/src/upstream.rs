@@ -17,6 +17,8 @@ use std::time::Instant;
 
 use leno_proto::identity::SpiffeId;
 use leno_proto::policy::Endpoint;
+use leno_proto::policy::Inbound;
+use leno_proto::policy::Locality;
 use leno_proto::policy::OnExceeded;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Traffic;
@@ -39,7 +41,30 @@ pub struct Target {
     pub policy: Arc<Traffic>,
     pub members: Vec<Member>,
     pub shared: Arc<Shared>,
+    here: Here,
     places: Places,
+}
+
+/// Where this pod runs; empty: not known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Here {
+    pub node: Arc<str>,
+    pub zone: Arc<str>,
+}
+
+impl Here {
+    /// As our own workload's policy says; before there is any, nowhere.
+    pub fn of(own: Option<&Inbound>) -> Self {
+        own.map(|own| Self { node: Arc::clone(&own.node), zone: Arc::clone(&own.zone) }).unwrap_or_default()
+    }
+
+    fn is_node_of(&self, endpoint: &Endpoint) -> bool {
+        !self.node.is_empty() && self.node == endpoint.node
+    }
+
+    fn is_zone_of(&self, endpoint: &Endpoint) -> bool {
+        !self.zone.is_empty() && self.zone == endpoint.zone
+    }
 }
 
 /// Positions in `members`, sorted out once for all choices.
@@ -47,22 +72,36 @@ pub struct Target {
 struct Places {
     /// Those that new requests may go to.
     usable: Vec<usize>,
-    /// The usable ones of each zone.
-    zones: HashMap<Arc<str>, Vec<usize>>,
+    /// The usable ones that are preferred; `None`: all alike.
+    near: Option<Vec<usize>>,
 }
 
 impl Places {
     /// The ready ones; where there are none, those that still serve while they terminate (Kubernetes' rule for
     /// ProxyTerminatingEndpoints).
-    fn of(members: &[Member]) -> Self {
+    fn of(members: &[Member], locality: Locality, here: &Here) -> Self {
         let any_ready = members.iter().any(|m| m.endpoint.ready);
         let may = |m: &Member| if any_ready { m.endpoint.ready } else { m.endpoint.serving };
         let usable: Vec<usize> = (0..members.len()).filter(|index| may(&members[*index])).collect();
-        let mut zones: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
-        for index in &usable {
-            zones.entry(Arc::clone(&members[*index].endpoint.zone)).or_default().push(*index);
-        }
-        Self { usable, zones }
+        let near = nearest(&usable, members, locality, here);
+        Self { usable, near }
+    }
+}
+
+/// Endpoints of one zone that make it worth staying in, where policy does not insist.
+const ZONE_MIN: usize = 3;
+
+/// Those of a pool that are preferred; `None`: all alike. It is a preference: nobody is left without an endpoint.
+fn nearest(pool: &[usize], members: &[Member], locality: Locality, here: &Here) -> Option<Vec<usize>> {
+    let all = |is_near: fn(&Here, &Endpoint) -> bool, least: usize| {
+        let near = pool.iter().copied().filter(|index| is_near(here, &members[*index].endpoint));
+        Some(near.collect::<Vec<usize>>()).filter(|near| near.len() >= least)
+    };
+    match locality {
+        Locality::Off => None,
+        Locality::Prefer => all(Here::is_zone_of, ZONE_MIN),
+        Locality::Strict => all(Here::is_zone_of, 1),
+        Locality::Node => all(Here::is_node_of, 1).or_else(|| all(Here::is_zone_of, 1)),
     }
 }
 
@@ -184,14 +223,16 @@ impl Target {
         };
         let members: Vec<Member> = endpoints.iter().filter_map(member).collect();
         shared.quorum.set_members(members.len() as u32);
-        let places = Places::of(&members);
-        Self { name: name.clone(), label: name.to_string().into(), policy: policy.clone(), members, shared, places }
+        let (policy, here) = (policy.clone(), context.here.clone());
+        let places = Places::of(&members, policy.load_balancing.locality, &here);
+        Self { name: name.clone(), label: name.to_string().into(), policy, members, shared, here, places }
     }
 
     /// Whether `build` would only make the same again.
-    pub fn is_of(&self, policy: &Traffic, endpoints: &[&Endpoint], share: Option<u32>) -> bool {
+    pub fn is_of(&self, policy: &Traffic, endpoints: &[&Endpoint], share: Option<u32>, here: &Here) -> bool {
         self.shared.connections.limit() == connections_max(policy, share)
             && *self.policy == *policy
+            && self.here == *here
             && self.members.iter().map(|m| &m.endpoint).eq(endpoints.iter().copied())
     }
 
@@ -200,9 +241,14 @@ impl Target {
         &self.places.usable
     }
 
-    /// Those of them that stand in a zone.
-    pub fn usable_in(&self, zone: &str) -> &[usize] {
-        self.places.zones.get(zone).map_or(&[], Vec::as_slice)
+    /// Those of them that are preferred.
+    pub fn near(&self) -> &[usize] {
+        self.places.near.as_deref().unwrap_or(&self.places.usable)
+    }
+
+    /// What is preferred of a part of them.
+    pub fn nearest(&self, pool: Vec<usize>) -> Vec<usize> {
+        nearest(&pool, &self.members, self.policy.load_balancing.locality, &self.here).unwrap_or(pool)
     }
 }
 
@@ -213,6 +259,7 @@ pub struct Context<'a> {
     pub reclaim: &'a dyn Fn(&ServicePort) -> Reclaim,
     /// This proxy's part of the target's declared capacity.
     pub share: Option<u32>,
+    pub here: &'a Here,
 }
 
 impl Shared {

@@ -11,6 +11,7 @@ use leno_proto::policy::Endpoints;
 use leno_proto::policy::ServicePort;
 
 use crate::compile::Lens;
+use crate::compile::outbound;
 use crate::index::Topic;
 use crate::object::INBOUND_PORTS;
 use crate::object::Name;
@@ -30,13 +31,15 @@ const BUCKETS_MAX: u32 = 4096;
 
 /// One bucket. `None`: no such Service, port or bucket.
 pub(super) fn bucket(lens: &Lens<'_>, target: &ServicePort, bucket: u32) -> Option<Endpoints> {
+    let (service, _) = lens.port(target)?;
     let all = of_port(lens, target)?;
     let buckets = bucket_count(&all);
     if bucket >= buckets {
         return None;
     }
     let endpoints = all.into_iter().filter(|e| bucket_of(&e.uid, buckets) == bucket).collect();
-    Some(Endpoints { target: target.clone(), bucket, buckets, endpoints })
+    let own_node_only = outbound::routable(service) && service.spec.internal_traffic_policy == "Local";
+    Some(Endpoints { target: target.clone(), bucket, buckets, endpoints, own_node_only })
 }
 
 /// The least power of two with which no bucket is over its size: depends on the present endpoints alone.
@@ -131,7 +134,9 @@ fn endpoint(
     if !one.node_name.is_empty() {
         endpoint.node = one.node_name.as_str().into();
     }
-    endpoint.zone = one.zone.as_str().into();
+    if !one.zone.is_empty() {
+        endpoint.zone = one.zone.as_str().into();
+    }
     Some(endpoint)
 }
 
@@ -145,7 +150,7 @@ pub(super) fn of_pod(lens: &Lens<'_>, pod: &Pod, addresses: Vec<SocketAddr>, por
         identity: if meshed { lens.identity(pod) } else { None },
         hop_port: if meshed { hop_port(pod, port) } else { None },
         node: pod.spec.node_name.as_str().into(),
-        zone: "".into(),
+        zone: zone_label(pod).unwrap_or_default().into(),
         cluster: "".into(),
         ready: pod.ready() && !terminating,
         serving: pod.ready(),
@@ -153,6 +158,11 @@ pub(super) fn of_pod(lens: &Lens<'_>, pod: &Pod, addresses: Vec<SocketAddr>, por
         parallelism: 0,
         pod: pod.metadata.key().to_string().into(),
     }
+}
+
+/// KEP-4742: the node's topology on the Pod itself.
+pub(super) fn zone_label(pod: &Pod) -> Option<&str> {
+    pod.metadata.labels.get("topology.kubernetes.io/zone").map(String::as_str)
 }
 
 /// Where the Pod's sidecar listens for this port of the application, when nothing redirects.

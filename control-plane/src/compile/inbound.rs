@@ -20,7 +20,9 @@ use crate::object::Kind;
 use crate::object::Name;
 use crate::object::Object;
 use crate::object::SERVICE_NAME;
+use crate::object::kube::ObjectReference;
 use crate::object::kube::Pod;
+use crate::object::kube::SliceEndpoint;
 use crate::object::kube::Transport;
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
@@ -53,7 +55,23 @@ pub(super) fn inbound(lens: &Lens<'_>, uid: &str) -> Option<Inbound> {
         ports: named.into_iter().map(port).collect(),
         other: port(0),
         grace: Duration::from_secs(pod.spec.termination_grace_period_seconds.unwrap_or(GRACE_DEFAULT).into()),
+        node: pod.spec.node_name.as_str().into(),
+        zone: zone(lens, pod).into(),
     })
+}
+
+/// The Pod's own label, else what an EndpointSlice says of it: nodes are not ours to read.
+fn zone(lens: &Lens<'_>, pod: &Pod) -> String {
+    if let Some(zone) = endpoints::zone_label(pod) {
+        return zone.to_owned();
+    }
+    let found = lens.about(Topic::SlicesWith(pod.metadata.key())).into_iter().find_map(|object| {
+        let Object::EndpointSlice(slice) = object else { return None };
+        let is_pod = |target: &ObjectReference| target.kind == "Pod" && target.name == pod.metadata.name;
+        let own = |endpoint: &&SliceEndpoint| endpoint.target_ref.as_ref().is_some_and(is_pod);
+        slice.endpoints.iter().filter(own).map(|endpoint| endpoint.zone.clone()).find(|zone| !zone.is_empty())
+    });
+    found.unwrap_or_default()
 }
 
 /// Ports of containers and of the Services that the Pod stands in, with what is declared about their protocol. Two Services that

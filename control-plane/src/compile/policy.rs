@@ -1,5 +1,5 @@
 //! TrafficPolicies and InboundPolicies folded into what one port or rule is under. Precedence, GEP-713 "Patch defaults" with the
-//! oldest policy established: built in < Mesh < Namespace < Service < port < route < rule < the route's inline fields < consumer.
+//! oldest policy established: built in < Mesh < Namespace < the Service's own spec < Service < port < route < rule < the route's inline fields < consumer.
 //! It never lets a policy that is invalid, conflicted or out of its author's reach have any effect.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::compile::Lens;
 use crate::compile::inbound;
+use crate::compile::outbound;
 use crate::compile::route::Site;
 use crate::index::Topic;
 use crate::index::World;
@@ -310,12 +311,17 @@ impl<'l, 'w> Fold<'l, 'w> {
         }
     }
 
-    /// Mesh, Namespace, Service, port.
+    /// Mesh, Namespace, the Service's own spec, Service, port.
     fn producer(&mut self, service: &Service, port: &ServicePortSpec) {
         let namespace = service.metadata.namespace.as_str();
         let target = Target::Service(service.metadata.key());
         self.at(mesh());
         self.at(Place { target: Target::Namespace(namespace.to_owned()), section: Section::Whole, author: namespace });
+        let own = of_spec(service);
+        if !own.is_empty() {
+            let id = ObjectId { kind: Kind::Service, name: service.metadata.key() };
+            self.layers.push(Layer { from: Some(id), body: own });
+        }
         self.at(Place { target: target.clone(), section: Section::Whole, author: namespace });
         self.at(Place { target, section: Section::Port(port), author: namespace });
     }
@@ -359,6 +365,28 @@ impl<'l, 'w> Fold<'l, 'w> {
             from: author(field).and_then(|(_, from)| (*from).clone()),
         };
         settable.map(setting).collect()
+    }
+}
+
+/// What Kubernetes' own fields of a Service say about balancing, as a policy would say it. kube-proxy, whose part this is, knows
+/// Services with an address of their own alone.
+fn of_spec(service: &Service) -> Body {
+    let mut balancing = Body::new();
+    if outbound::routable(service) && service.spec.session_affinity == "ClientIP" {
+        balancing.insert("algorithm".to_owned(), json!("ConsistentHash"));
+        balancing.insert("hash".to_owned(), json!({"sourceIP": true}));
+    }
+    let locality = match service.spec.traffic_distribution.as_str() {
+        "PreferClose" | "PreferSameZone" => Some("Strict"),
+        "PreferSameNode" => Some("Node"),
+        _ => None,
+    };
+    if let Some(locality) = locality.filter(|_| outbound::routable(service)) {
+        balancing.insert("locality".to_owned(), json!(locality));
+    }
+    match balancing.is_empty() {
+        true => Body::new(),
+        false => Body::from_iter([("loadBalancing".to_owned(), Value::Object(balancing))]),
     }
 }
 

@@ -68,6 +68,9 @@ impl Toward {
             return writeln!(out, "          it does not exist, or has no such port: this share answers 500");
         }
         settings(out, "policy", &self.policy, all)?;
+        if let Some(node) = &self.own_node {
+            writeln!(out, "          of the endpoints those on node {node} alone: internalTrafficPolicy is Local")?;
+        }
         if self.endpoints.is_empty() {
             writeln!(out, "          no endpoints: answers 503, no_endpoints")?;
         }

@@ -114,7 +114,7 @@ const fn warning(name: &'static str, title: &'static str, why: &'static str, rem
 }
 
 /// What is wrong with one object by itself or with what it refers to.
-static OBJECTS: [Code; 12] = [
+static OBJECTS: [Code; 13] = [
     error(
         "INVALID",
         "The object is not valid",
@@ -180,6 +180,12 @@ static OBJECTS: [Code; 12] = [
         "No proxy of this release acts on the field",
         "The field is accepted, so that one set of manifests serves several releases, and it changes nothing yet.",
         "Remove it, or do not rely on it. After an upgrade `leno status` says in how many proxies it is in force.",
+    ),
+    warning(
+        "SERVICE_FIELD_NOT_ENFORCED",
+        "Sidecars do not enforce a field of the Service as kube-proxy would",
+        "Calls between sidecars do not pass kube-proxy, so sidecars do its part: `internalTrafficPolicy`, `trafficDistribution`, `sessionAffinity: ClientIP` and `publishNotReadyAddresses` hold. The message names what does not.",
+        "The message says what to write instead; docs/kubernetes-services.md lists what holds.",
     ),
     warning(
         "NAMESPACE_ANNOTATION",

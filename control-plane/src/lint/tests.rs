@@ -86,3 +86,33 @@ fn the_server_side_has_its_own() {
         assert!(found[0].fields.iter().all(|field| known(field)));
     }
 }
+
+#[test]
+fn what_sidecars_do_otherwise_than_kube_proxy_is_said_of_the_service() {
+    let found = |spec: Value, annotations: Value| {
+        let meta = json!({"name": "orders", "namespace": "shop", "annotations": annotations});
+        let service = serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap();
+        service_fields(&service)
+    };
+    let affinity = |seconds: u32| json!({"clientIP": {"timeoutSeconds": seconds}});
+    let cases = [
+        (json!({"internalTrafficPolicy": "Local", "publishNotReadyAddresses": true}), json!({}), ""),
+        (json!({"trafficDistribution": "PreferSameNode"}), json!({}), ""),
+        (json!({"trafficDistribution": "PreferMoon"}), json!({}), "trafficDistribution"),
+        (json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": affinity(10_800)}), json!({}), ""),
+        (
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": affinity(60)}),
+            json!({}),
+            "sessionAffinityConfig.clientIP.timeoutSeconds",
+        ),
+        (json!({}), json!({"service.kubernetes.io/topology-mode": "Auto"}), "metadata.annotations"),
+        (json!({}), json!({"service.kubernetes.io/topology-mode": "Disabled"}), ""),
+    ];
+    for (spec, annotations, field) in cases {
+        assert_eq!(found(spec.clone(), annotations), field, "{spec}");
+    }
+}
+
+fn service_fields(one: &Service) -> String {
+    service(one).into_iter().map(|finding| finding.field).collect::<Vec<_>>().join(" ")
+}

@@ -37,6 +37,7 @@ use leno_proxy::limit::TokenBucket;
 use leno_proxy::pool::shelf::Kept;
 use leno_proxy::pool::shelf::Shelf;
 use leno_proxy::upstream::Context;
+use leno_proxy::upstream::Here;
 use leno_proxy::upstream::InFlight;
 use leno_proxy::upstream::Target;
 use rand::SeedableRng;
@@ -103,7 +104,7 @@ impl Scene {
         let policy = Arc::new(leno_proto::fields::traffic(body.as_object().context("an object")?));
         let name = ServicePort { service: ServiceName { namespace: "shop".into(), name: "web".into() }, port: 80 };
         let endpoints: Vec<Endpoint> = (1..=4).map(endpoint).collect();
-        let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None };
+        let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None, here: &Here::default() };
         let all: Vec<&Endpoint> = endpoints.iter().collect();
         let target = Target::build(&name, &policy, &all, None, &context);
         let mut headers = Headers::new();
@@ -161,7 +162,7 @@ impl Scene {
     }
 
     fn pick(&mut self) {
-        let choice = balance::Choice { target: &self.target, tried: &[], hash: None, zone: "", turn: 0, now: self.now };
+        let choice = balance::Choice { target: &self.target, tried: &[], hash: None, turn: 0, now: self.now };
         let Some(picked) = balance::pick(&choice, |_| 1e6, &mut self.dice) else { return };
         let member = &self.target.members[picked.index].shared;
         let _in_flight = InFlight::begin(member);

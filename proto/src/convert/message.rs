@@ -183,7 +183,13 @@ impl Wire<wire::Backend> for Backend {
 
 required!(Backend);
 
-message!(Endpoints { target: target, bucket: bucket, buckets: buckets, endpoints: endpoints } check |it| {
+message!(Endpoints {
+    target: target,
+    bucket: bucket,
+    buckets: buckets,
+    endpoints: endpoints,
+    own_node_only: own_node_only,
+} check |it| {
     if it.bucket >= it.buckets {
         return invalid(format!("{} is not below the {} buckets", it.bucket, it.buckets)).at("bucket");
     }
@@ -224,6 +230,8 @@ message!(Inbound {
     ports: ports,
     other: other,
     grace: grace_ms,
+    node: node,
+    zone: zone,
 } check |it| {
     for (i, inbound) in it.ports.iter().enumerate() {
         port(inbound.port).at("port").at_index(i).at("ports")?;

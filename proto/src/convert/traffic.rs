@@ -46,7 +46,7 @@ use crate::wire::policy as wire;
 closed!(Mode { Enforce, Shadow });
 closed!(RetryMethods { Idempotent, Any });
 closed!(Adaptive { Off, Shadow, Enforce });
-closed!(Locality { Prefer, Off, Strict });
+closed!(Locality { Prefer, Off, Strict, Node });
 closed!(TlsMode { Permissive, Strict, Off });
 
 message!(Traffic {

@@ -232,9 +232,10 @@ fn load_balancing(read: &Reader<'_>) -> LoadBalancing {
             .time_on("loadBalancing.slowStart.window")
             .map(|window| SlowStart { window, min_weight_percent }),
         locality: match read.text("loadBalancing.locality").as_deref() {
-            Some("Off") => Locality::Off,
+            Some("Prefer") => Locality::Prefer,
             Some("Strict") => Locality::Strict,
-            _ => Locality::Prefer,
+            Some("Node") => Locality::Node,
+            _ => Locality::Off,
         },
         subset: read.number("loadBalancing.subsetSize").map_or(Subset::Auto, Subset::Size),
         penalize_rate_limited: read.time_on("loadBalancing.penalizeRateLimited"),

@@ -258,15 +258,21 @@ pub const TRAFFIC: &[Field] = &[
     text("loadBalancing.hash.header", "A request header."),
     text("loadBalancing.hash.cookie", "A cookie."),
     switch("loadBalancing.hash.sourceIP", "true", "The client's address."),
-    count("loadBalancing.boundedPercent", "125", 100, 1000, "No endpoint gets more than this share of the mean."),
+    count(
+        "loadBalancing.boundedPercent",
+        "125",
+        100,
+        1000,
+        "No endpoint gets more than this share of the mean; not by sourceIP, where all that one application sends belongs together.",
+    ),
     time_or_off("loadBalancing.slowStart.window", "10s", "1s", "10m", "New endpoints weigh less at first."),
     percent("loadBalancing.slowStart.minWeightPercent", "10", ""),
-    later(choice(
+    choice(
         "loadBalancing.locality",
-        "Prefer",
-        &["Prefer", "Off", "Strict"],
-        "The own zone, while three endpoints there are ready.",
-    )),
+        "Off",
+        &["Off", "Prefer", "Strict", "Node"],
+        "Prefer: the own zone, while three endpoints there are well. Strict: while any is. Node: first the own node. A Service's trafficDistribution sets it; Off as in Kubernetes, since the smaller zone would get more than its part.",
+    ),
     later(count(
         "loadBalancing.subsetSize",
         "",

@@ -361,7 +361,8 @@ proptest! {
                 port: 0, protocol: Protocol::Detect, listen: None, policy, access: Access::default() };
             let resource = Resource::Inbound(Inbound {
                 uid: "a".into(), identity: "spiffe://a/b".parse().unwrap(), namespace: "a".into(), pod: "a".into(),
-                addresses: Vec::new(), ports: Vec::new(), other: port, grace: Duration::from_secs(30) });
+                addresses: Vec::new(), ports: Vec::new(), other: port, grace: Duration::from_secs(30),
+                node: "".into(), zone: "".into() });
             prop_assert_eq!(Resource::decode(&resource.encode()), Ok(resource));
         }
     }

@@ -47,7 +47,6 @@ fn traffic_differs(path: &str, one: &Traffic, other: &Traffic) -> bool {
         "timeouts.maxStreamDuration" => one.timeouts.max_stream_duration != other.timeouts.max_stream_duration,
         "concurrency.adaptive" => one.concurrency.adaptive != other.concurrency.adaptive,
         "concurrency.priorityHeader" => one.concurrency.priority_header != other.concurrency.priority_header,
-        "loadBalancing.locality" => one.load_balancing.locality != other.load_balancing.locality,
         "loadBalancing.subsetSize" => one.load_balancing.subset != other.load_balancing.subset,
         "loadBalancing.penalizeRateLimited" => {
             one.load_balancing.penalize_rate_limited != other.load_balancing.penalize_rate_limited

@@ -239,10 +239,14 @@ pub struct SlowStart {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Locality {
-    #[default]
+    /// The own zone, while three endpoints there are ready.
     Prefer,
+    #[default]
     Off,
+    /// The own zone, while any endpoint there is ready.
     Strict,
+    /// The own node, else the own zone, each while any endpoint there is ready.
+    Node,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -315,6 +315,9 @@ pub struct Endpoints {
     pub buckets: u32,
     #[prost(message, repeated, tag = "4")]
     pub endpoints: ::prost::alloc::vec::Vec<Endpoint>,
+    /// `internalTrafficPolicy: Local`: a proxy calls those on its own node alone. Absent: all.
+    #[prost(bool, tag = "5")]
+    pub own_node_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Endpoint {
@@ -373,6 +376,11 @@ pub struct Inbound {
     /// The pod's termination grace period.
     #[prost(uint64, tag = "8")]
     pub grace_ms: u64,
+    /// Where the pod runs; empty: not known.
+    #[prost(string, tag = "9")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub zone: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InboundPort {
@@ -1322,6 +1330,8 @@ pub enum Locality {
     Prefer = 1,
     Off = 2,
     Strict = 3,
+    /// The own node, else the own zone, else everywhere.
+    Node = 4,
 }
 impl Locality {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1334,6 +1344,7 @@ impl Locality {
             Self::Prefer => "LOCALITY_PREFER",
             Self::Off => "LOCALITY_OFF",
             Self::Strict => "LOCALITY_STRICT",
+            Self::Node => "LOCALITY_NODE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1343,6 +1354,7 @@ impl Locality {
             "LOCALITY_PREFER" => Some(Self::Prefer),
             "LOCALITY_OFF" => Some(Self::Off),
             "LOCALITY_STRICT" => Some(Self::Strict),
+            "LOCALITY_NODE" => Some(Self::Node),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use leno_proto::policy::Endpoint;
 use leno_proto::policy::HashKey;
+use leno_proto::policy::Locality;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 use leno_proto::policy::Traffic;
@@ -14,11 +15,22 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::breaker::Outcome;
 use crate::upstream::Context;
+use crate::upstream::Here;
 use crate::upstream::fixtures;
 
 const MS: f64 = 1_000_000.0;
 
 fn target(count: u8, edit: impl Fn(&mut Traffic), place: impl Fn(u8, &mut Endpoint), now: Instant) -> Target {
+    target_seen(&Here::default(), count, edit, place, now)
+}
+
+fn target_seen(
+    here: &Here,
+    count: u8,
+    edit: impl Fn(&mut Traffic),
+    place: impl Fn(u8, &mut Endpoint),
+    now: Instant,
+) -> Target {
     let mut policy = fixtures::traffic();
     edit(&mut policy);
     let endpoints: Vec<Endpoint> = (0..count)
@@ -29,12 +41,12 @@ fn target(count: u8, edit: impl Fn(&mut Traffic), place: impl Fn(u8, &mut Endpoi
         })
         .collect();
     let name = ServicePort { service: ServiceName { namespace: "n".into(), name: "s".into() }, port: 80 };
-    let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None };
+    let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None, here };
     Target::build(&name, &Arc::new(policy), &endpoints.iter().collect::<Vec<_>>(), None, &context)
 }
 
 fn choice(target: &Target, now: Instant) -> Choice<'_> {
-    Choice { target, tried: &[], hash: None, zone: "", turn: 0, now }
+    Choice { target, tried: &[], hash: None, turn: 0, now }
 }
 
 fn counts(choice: &Choice<'_>, latency: impl Fn(usize) -> f64 + Copy) -> HashMap<usize, usize> {
@@ -111,16 +123,60 @@ fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
     assert!(pick(&both, |_| MS, &mut StdRng::seed_from_u64(1)).is_some());
 }
 
+/// Endpoints 0.. of `own` on our node, then of `zone` beside it in our zone, of six in all.
+fn spread(locality: Locality, own: u8, zone: u8, now: Instant) -> Target {
+    let here = Here { node: "n1".into(), zone: "a".into() };
+    let place = move |n: u8, e: &mut Endpoint| {
+        (e.node, e.zone) = match n {
+            n if n < own => ("n1".into(), "a".into()),
+            n if n < own + zone => ("n2".into(), "a".into()),
+            _ => ("n3".into(), "b".into()),
+        };
+    };
+    target_seen(&here, 6, |p| p.load_balancing.locality = locality, place, now)
+}
+
+fn chosen(target: &Target, tried: &[usize], now: Instant) -> Vec<usize> {
+    let mut chosen: Vec<usize> = counts(&Choice { tried, ..choice(target, now) }, |_| MS).into_keys().collect();
+    chosen.sort_unstable();
+    chosen
+}
+
 #[test]
-fn a_zone_with_three_endpoints_keeps_its_traffic() {
+fn what_is_near_is_preferred_as_far_as_policy_says_and_nobody_is_left_without() {
     let now = Instant::now();
-    let zones = |here: u8| target(6, |_| (), move |n, e| e.zone = if n < here { "a".into() } else { "b".into() }, now);
-    let three = zones(3);
-    let from_a = Choice { zone: "a", ..choice(&three, now) };
-    assert!(counts(&from_a, |_| MS).keys().all(|i| *i < 3));
-    let two = zones(2);
-    let from_a = Choice { zone: "a", ..choice(&two, now) };
-    assert_eq!(counts(&from_a, |_| MS).len(), 6);
+    let all = [0, 1, 2, 3, 4, 5];
+    let cases = [
+        (Locality::Off, 1, 3, &all[..]),
+        (Locality::Prefer, 1, 2, &[0, 1, 2]),
+        (Locality::Prefer, 1, 1, &all),
+        (Locality::Strict, 1, 1, &[0, 1]),
+        (Locality::Strict, 0, 0, &all),
+        (Locality::Node, 1, 2, &[0]),
+        (Locality::Node, 0, 2, &[0, 1]),
+        (Locality::Node, 0, 0, &all),
+    ];
+    for (locality, own, zone, expected) in cases {
+        let target = spread(locality, own, zone, now);
+        assert_eq!(chosen(&target, &[], now), expected, "{locality:?}, {own} here, {zone} in the zone");
+    }
+}
+
+#[test]
+fn who_is_ill_or_was_tried_is_not_preferred_for_being_near() {
+    let now = Instant::now();
+    let target = spread(Locality::Node, 1, 2, now);
+    assert_eq!(chosen(&target, &[0], now), [1, 2]);
+    assert_eq!(chosen(&target, &[0, 1, 2], now), [3, 4, 5]);
+    eject(&target, 0, now);
+    assert_eq!(chosen(&target, &[], now), [1, 2]);
+}
+
+#[test]
+fn without_a_known_place_nothing_is_near() {
+    let now = Instant::now();
+    let prefer = |p: &mut Traffic| p.load_balancing.locality = Locality::Node;
+    assert_eq!(chosen(&target(3, prefer, |_, _| (), now), &[], now), [0, 1, 2]);
 }
 
 #[test]
@@ -143,7 +199,8 @@ fn target_at(now: Instant) -> Target {
 fn one_hash_stays_with_its_endpoint_and_few_move_when_one_leaves() {
     let now = Instant::now();
     let hashed = |p: &mut Traffic| {
-        p.load_balancing.algorithm = Algorithm::ConsistentHash { key: HashKey::SourceIp, bounded_percent: 125 };
+        let key = HashKey::Header("x-user".into());
+        p.load_balancing.algorithm = Algorithm::ConsistentHash { key, bounded_percent: 125 };
     };
     let (ten, nine) = (target(10, hashed, |_, _| (), now), target(9, hashed, |_, _| (), now));
     let mut rng = StdRng::seed_from_u64(1);
@@ -153,6 +210,22 @@ fn one_hash_stays_with_its_endpoint_and_few_move_when_one_leaves() {
     };
     let moved = (0..1000u64).filter(|hash| of(&ten, *hash) != of(&nine, *hash)).count();
     assert!((50..150).contains(&moved), "a tenth should move: {moved} of 1000");
+}
+
+#[test]
+fn one_source_stays_together_however_much_it_sends_and_a_key_among_many_does_not() {
+    let now = Instant::now();
+    for (key, together) in [(HashKey::SourceIp, true), (HashKey::Header("x-user".into()), false)] {
+        let hashed = |p: &mut Traffic| {
+            p.load_balancing.algorithm = Algorithm::ConsistentHash { key: key.clone(), bounded_percent: 125 };
+        };
+        let target = target(4, hashed, |_, _| (), now);
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut next = || pick(&Choice { hash: Some(7), ..choice(&target, now) }, |_| MS, &mut rng).unwrap().index;
+        let first = next();
+        target.members[first].shared.in_flight.store(100, Ordering::Relaxed);
+        assert_eq!(next() == first, together, "{key:?}");
+    }
 }
 
 #[test]

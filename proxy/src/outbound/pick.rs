@@ -59,7 +59,7 @@ pub(super) fn pick(
     now: Instant,
     hash: Option<u64>,
 ) -> Result<Choice, Error> {
-    let choice = balance::Choice { target, tried, hash, zone: &local.shared.zone, turn: local.turn(), now };
+    let choice = balance::Choice { target, tried, hash, turn: local.turn(), now };
     let decay = decay(target);
     let latency = |index: usize| local.latency(&target.members[index].shared, decay, now);
     let Picked { index, probe } = balance::pick(&choice, latency, &mut *local.dice.borrow_mut())

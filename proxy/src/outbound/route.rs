@@ -6,6 +6,7 @@ mod edit;
 use std::hash::BuildHasher;
 use std::hash::BuildHasherDefault;
 use std::hash::DefaultHasher;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -154,10 +155,22 @@ pub(super) fn edit_answer(head: &mut ResponseHead, edits: &[HeaderEdit]) {
 /// What consistent hashing goes by. Not secret: a stranger chooses an endpoint at most for itself.
 fn hash(policy: &Traffic, head: &RequestHead, client: IpAddr) -> Option<u64> {
     let Algorithm::ConsistentHash { key, .. } = &policy.load_balancing.algorithm else { return None };
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
     match key {
-        HashKey::Header(name) => head.headers.get(name).map(|value| hasher.hash_one(value)),
-        HashKey::Cookie(name) => edit::cookie(&head.headers, name).map(|value| hasher.hash_one(value)),
-        HashKey::SourceIp => Some(hasher.hash_one(client)),
+        HashKey::Header(name) => head.headers.get(name).map(hashed),
+        HashKey::Cookie(name) => edit::cookie(&head.headers, name).map(hashed),
+        HashKey::SourceIp => Some(hashed(client)),
     }
+}
+
+/// As `hash`, of what carries no requests.
+pub(super) fn hash_of_source(policy: &Traffic, client: IpAddr) -> Option<u64> {
+    match &policy.load_balancing.algorithm {
+        Algorithm::ConsistentHash { key: HashKey::SourceIp, .. } => Some(hashed(client)),
+        Algorithm::ConsistentHash { .. } | Algorithm::LeastLoaded { .. } | Algorithm::RoundRobin => None,
+    }
+}
+
+/// The same in every process: an endpoint outlasts a restart of ours.
+fn hashed(value: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }

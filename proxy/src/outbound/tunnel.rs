@@ -25,6 +25,7 @@ use crate::net::Io;
 use crate::outbound::pick;
 use crate::outbound::pick::Need;
 use crate::outbound::place::Place;
+use crate::outbound::route;
 use crate::sniff::Sniff;
 use crate::tcp;
 use crate::tcp::Side;
@@ -119,9 +120,10 @@ async fn open(local: &Rc<Local>, place: &Place, peer: SocketAddr) -> Result<Upst
     ending.service = target.label.clone();
     let connection = &target.policy.connection;
     let deadline = Instant::now() + connection.acquire_timeout;
+    let hash = route::hash_of_source(&target.policy, peer.ip());
     let mut tried = Vec::new();
     loop {
-        let choice = pick::pick(local, &target, &tried, Instant::now(), None)?;
+        let choice = pick::pick(local, &target, &tried, Instant::now(), hash)?;
         let way = pick::way(local, &target, choice.member(), Need::Bytes);
         ending.tries += 1;
         ending.endpoint = Some(way.key.address);

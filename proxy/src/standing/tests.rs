@@ -32,6 +32,8 @@ fn inbound(access: Access) -> Inbound {
         other: InboundPort { port: 0, ..port.clone() },
         ports: vec![port],
         grace: Duration::from_secs(30),
+        node: "".into(),
+        zone: "".into(),
     }
 }
 

@@ -45,7 +45,7 @@ fn outbound(max_connections: u32) -> Change {
 
 fn endpoints(uids: &[&str]) -> Change {
     let endpoints = uids.iter().enumerate().map(|(n, uid)| fixtures::endpoint(uid, n as u8)).collect();
-    let resource = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints };
+    let resource = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints, own_node_only: false };
     Change::Put(Key::Endpoints { target: port(), bucket: 0 }, Arc::new(Resource::Endpoints(resource)))
 }
 
@@ -93,7 +93,7 @@ fn what_a_transaction_does_not_touch_stays_the_same_object() {
     assert!(Arc::ptr_eq(&before, state.load().targets().next().unwrap()));
     state.apply(vec![outbound(11)], now);
     assert_eq!(state.load().targets().next().unwrap().shared.connections.limit(), 11);
-    let gone = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints: vec![] };
+    let gone = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints: vec![], own_node_only: false };
     let key = Key::Endpoints { target: port(), bucket: 0 };
     state.apply(vec![Change::Put(key, Arc::new(Resource::Endpoints(gone)))], now);
     assert!(state.load().targets().next().unwrap().members.is_empty());
@@ -179,4 +179,70 @@ fn a_look_is_a_use_and_so_is_what_is_under_way() {
     assert_eq!(state.used(), [service, destination], "for as long as it lasts");
     drop(under_way);
     assert_eq!(state.used(), []);
+}
+
+fn runs_on(node: &str, zone: &str) -> Change {
+    let other = leno_proto::policy::InboundPort {
+        port: 0,
+        protocol: Protocol::Detect,
+        listen: None,
+        policy: Arc::default(),
+        access: leno_proto::policy::Access::default(),
+    };
+    let own = Inbound {
+        uid: "own".into(),
+        identity: "spiffe://mesh.test/ns/shop/sa/web".parse().unwrap(),
+        namespace: "shop".into(),
+        pod: "own".into(),
+        addresses: vec![],
+        ports: vec![],
+        other,
+        grace: Duration::from_secs(30),
+        node: node.into(),
+        zone: zone.into(),
+    };
+    Change::Put(Key::Inbound("own".into()), Arc::new(Resource::Inbound(own)))
+}
+
+#[test]
+fn where_a_service_is_local_only_the_own_node_s_endpoints_are_its_endpoints() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    let local = |nodes: &[&str]| {
+        let on = |(n, node): (usize, &&str)| Endpoint { node: (*node).into(), ..fixtures::endpoint(node, n as u8) };
+        let endpoints = nodes.iter().enumerate().map(on).collect();
+        let resource = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints, own_node_only: true };
+        Change::Put(Key::Endpoints { target: port(), bucket: 0 }, Arc::new(Resource::Endpoints(resource)))
+    };
+    let members = || {
+        let target = state.load().targets().next().unwrap().clone();
+        target.members.iter().map(|member| member.endpoint.node.to_string()).collect::<Vec<_>>()
+    };
+    state.apply(vec![outbound(10), local(&["n1", "n2"])], now);
+    assert_eq!(members(), [""; 0], "who does not know where it runs has no neighbours");
+    state.apply(vec![runs_on("n2", "")], now);
+    assert_eq!(members(), ["n2"]);
+    state.apply(vec![local(&["n1", "n3"])], now);
+    assert_eq!(members(), [""; 0], "no endpoint here is no endpoint");
+}
+
+#[test]
+fn a_zone_that_becomes_known_counts_from_then_on() {
+    let (state, _wanted) = state();
+    let now = Instant::now();
+    let mut near = fixtures::traffic();
+    near.load_balancing.locality = leno_proto::policy::Locality::Strict;
+    let Change::Put(key, resource) = outbound(10) else { unreachable!() };
+    let Resource::Outbound(mut outbound) = Resource::clone(&resource) else { unreachable!() };
+    outbound.ports[0].backend.policy = Arc::new(near);
+    let zoned = |n: u8, zone: &str| Endpoint { zone: zone.into(), ..fixtures::endpoint(zone, n) };
+    let endpoints = vec![zoned(1, "a"), zoned(2, "b")];
+    let endpoints = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints, own_node_only: false };
+    let endpoints = (Key::Endpoints { target: port(), bucket: 0 }, Resource::Endpoints(endpoints));
+    let changes = [(key, Resource::Outbound(outbound)), endpoints];
+    state.apply(changes.map(|(key, resource)| Change::Put(key, Arc::new(resource))).into(), now);
+    let near = || state.load().targets().next().unwrap().near().to_vec();
+    assert_eq!(near(), [0, 1]);
+    state.apply(vec![runs_on("n1", "b")], now);
+    assert_eq!(near(), [1]);
 }

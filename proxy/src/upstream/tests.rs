@@ -5,7 +5,8 @@ use super::*;
 fn target(endpoints: &[Endpoint]) -> Target {
     let service = leno_proto::policy::ServiceName { namespace: "n".into(), name: "s".into() };
     let name = ServicePort { service, port: 80 };
-    let context = Context { now: Instant::now(), reclaim: &|_| Box::new(|| ()), share: Some(7) };
+    let context =
+        Context { now: Instant::now(), reclaim: &|_| Box::new(|| ()), share: Some(7), here: &Here::default() };
     let endpoints: Vec<&Endpoint> = endpoints.iter().collect();
     Target::build(&name, &Arc::new(fixtures::traffic()), &endpoints, None, &context)
 }

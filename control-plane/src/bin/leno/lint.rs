@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use leno_control_plane::compile::conditions;
 use leno_control_plane::index::World;
+use leno_control_plane::lint;
 use leno_control_plane::lint::Finding;
 use leno_control_plane::lint::codes;
 use leno_control_plane::lint::codes::Level;
@@ -147,6 +148,9 @@ fn of_object(world: &World, object: &Object) -> Vec<Finding> {
             .then(|| plain("NAMESPACE_ANNOTATION", "it asks for sidecars by annotation, which nobody reads", &remedy))
             .into_iter()
             .collect();
+    }
+    if let Object::Service(service) = object {
+        return lint::service(service);
     }
     conditions::judge(world, object).map(|judged| judged.findings()).unwrap_or_default()
 }

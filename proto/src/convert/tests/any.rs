@@ -123,6 +123,7 @@ pub(super) fn resource(d: &mut Dice) -> Resource {
                 bucket: d.below(buckets.into()) as u32,
                 buckets,
                 endpoints: d.list(endpoint),
+                own_node_only: d.coin(),
             })
         }
         5 => Resource::Inbound(inbound(d)),
@@ -297,6 +298,8 @@ fn inbound(d: &mut Dice) -> Inbound {
         }),
         other: port(d, 0),
         grace: d.duration(),
+        node: d.text(),
+        zone: d.text(),
     }
 }
 
@@ -456,7 +459,7 @@ fn load_balancing(d: &mut Dice) -> LoadBalancing {
             }
         },
         slow_start: d.maybe(|d| SlowStart { window: d.duration(), min_weight_percent: d.percent() }),
-        locality: d.of(&[Locality::Prefer, Locality::Off, Locality::Strict]),
+        locality: d.of(&[Locality::Prefer, Locality::Off, Locality::Strict, Locality::Node]),
         subset: d.of(&[Subset::Auto, Subset::Off, Subset::Size(0), Subset::Size(20)]),
         penalize_rate_limited: d.maybe(Dice::duration),
     }

@@ -101,7 +101,8 @@ fn resources() -> Vec<(&'static str, Resource)> {
     };
     let workload =
         Workload { endpoint: endpoint.clone(), protocol: Protocol::Grpc, policy: Arc::new(crate::testing::traffic()) };
-    let endpoints = Endpoints { target: target.clone(), bucket: 1, buckets: 2, endpoints: vec![endpoint] };
+    let endpoints =
+        Endpoints { target: target.clone(), bucket: 1, buckets: 2, endpoints: vec![endpoint], own_node_only: true };
     vec![
         ("destination-service", Resource::Destination(Destination::Service(target.clone()))),
         ("destination-workload", Resource::Destination(Destination::Workload(Box::new(workload)))),
@@ -286,6 +287,8 @@ pub(super) fn inbound() -> Inbound {
         other: InboundPort { port: 0, protocol: Protocol::Detect, listen: None, ..port.clone() },
         ports: vec![port],
         grace: seconds(30),
+        node: "node-1".into(),
+        zone: "zone-a".into(),
     }
 }
 

@@ -39,6 +39,8 @@ fn inbound_of(body: &Body) -> Resource {
         ports: vec![port(80)],
         other: port(0),
         grace: std::time::Duration::from_secs(30),
+        node: "".into(),
+        zone: "".into(),
     })
 }
 

@@ -155,7 +155,6 @@ impl Mesh {
             ledger: Ledger::new(64 << 20),
             listens: listens.into(),
             own: Arc::new([]),
-            zone: "".into(),
             pods: Arc::default(),
             apps: Arc::default(),
         };
@@ -212,7 +211,8 @@ impl Mesh {
                 ..endpoint.clone()
             });
             let endpoints = ghosts.chain([endpoint.clone()]).collect();
-            let endpoints = Endpoints { target: target.clone(), bucket: 0, buckets: 1, endpoints };
+            let endpoints =
+                Endpoints { target: target.clone(), bucket: 0, buckets: 1, endpoints, own_node_only: false };
             put(Key::Endpoints { target, bucket: 0 }, Resource::Endpoints(endpoints));
         }
         let port = InboundPort {
@@ -231,6 +231,8 @@ impl Mesh {
             ports: vec![port.clone()],
             other: InboundPort { port: 0, ..port },
             grace: Duration::from_secs(30),
+            node: "n".into(),
+            zone: "".into(),
         };
         put(Key::Inbound(name.into()), Resource::Inbound(inbound));
         changes

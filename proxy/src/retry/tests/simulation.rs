@@ -31,6 +31,7 @@ use crate::retry::Spent;
 use crate::retry::Verdict;
 use crate::retry::Wish;
 use crate::upstream::Context;
+use crate::upstream::Here;
 use crate::upstream::InFlight;
 use crate::upstream::Target;
 use crate::upstream::fixtures;
@@ -176,7 +177,7 @@ impl World {
     fn attempt(&mut self, time: u64, mut request: Request) {
         let now = self.now(time);
         let Client { target, latency, dice } = &mut self.clients[request.client];
-        let choice = Choice { target, tried: &request.tried, hash: None, zone: "", turn: 0, now };
+        let choice = Choice { target, tried: &request.tried, hash: None, turn: 0, now };
         let picked = pick(&choice, |index| latency[index].read(DECAY, now), dice);
         let Picked { index, probe } = picked.expect("the service has endpoints");
         let in_flight = InFlight::begin(&target.members[index].shared);
@@ -253,7 +254,7 @@ fn client(servers: u8, now: Instant, seed: u64) -> Client {
     policy.retries.on.extend([RetryOn::GatewayError, RetryOn::Reset, RetryOn::Timeout]);
     let endpoints: Vec<Endpoint> = (0..servers).map(|n| fixtures::endpoint(&format!("e{n}"), n)).collect();
     let name = ServicePort { service: ServiceName { namespace: "n".into(), name: "s".into() }, port: 80 };
-    let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None };
+    let context = Context { now, reclaim: &|_| Box::new(|| ()), share: None, here: &Here::default() };
     let target = Target::build(&name, &Arc::new(policy), &endpoints.iter().collect::<Vec<_>>(), None, &context);
     let latency = (0..servers).map(|_| Ewma::new(now)).collect();
     Client { target, latency, dice: StdRng::seed_from_u64(seed) }
