@@ -113,6 +113,21 @@ pub fn on_routes(policy: &TrafficPolicy) -> Vec<Finding> {
     found
 }
 
+/// Of an EgressHost, or of what targets one.
+pub fn egress(place: String) -> Finding {
+    Finding {
+        code: UNSUPPORTED_KIND,
+        field: String::new(),
+        message:
+            "no proxy of this release acts on an EgressHost: what leaves the mesh follows Mesh.spec.outbound alone"
+                .to_owned(),
+        remedy: "do not rely on it".to_owned(),
+        place,
+    }
+}
+
+pub const UNSUPPORTED_KIND: &str = "UNSUPPORTED_KIND";
+
 /// Of Kubernetes' own fields of a Service, what sidecars do otherwise than kube-proxy would.
 pub fn service(service: &Service) -> Vec<Finding> {
     let spec = &service.spec;

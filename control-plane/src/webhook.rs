@@ -204,6 +204,7 @@ fn words(flaw: &check::Flaw) -> String {
 fn warnings(object: &Object) -> Vec<String> {
     let idle = match object {
         Object::TrafficPolicy(policy) => lint::on_routes(policy),
+        Object::EgressHost(_) => return vec![lint::egress(String::new()).message],
         _ => Vec::new(),
     };
     let idle = idle.iter().map(|one| format!("spec.{}, on {}: {}; {}", one.field, one.place, one.message, one.remedy));

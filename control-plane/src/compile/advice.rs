@@ -93,6 +93,9 @@ pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding
                 for object in found {
                     let Object::EgressHost(host) = object else { continue };
                     let place = format!("EgressHost {}", host.metadata.key());
+                    if advice.told.insert(lint::UNSUPPORTED_KIND) {
+                        advice.found.push(lint::egress(place.clone()));
+                    }
                     advice.add(lint::traffic(&policy::of_egress(lens, host), &Site::default()), &place);
                 }
             }

@@ -18,6 +18,7 @@ use crate::compile::policy::Section;
 use crate::index::Topic;
 use crate::index::World;
 use crate::index::mesh_id;
+use crate::lint;
 use crate::lint::Finding;
 use crate::lint::codes;
 use crate::object::Kind;
@@ -130,7 +131,7 @@ pub fn judge(world: &World, object: &Object) -> Option<Judged> {
             judged.sets("inbound", fields::INBOUND, &mesh.spec.defaults.inbound);
             judged.warnings.extend(advice::of_mesh(&lens, mesh));
         }
-        Object::EgressHost(_) => {}
+        Object::EgressHost(_) => judged.warnings.push(lint::egress(String::new())),
         Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => {
             let route = parents::judge(&lens, object);
             if route.parents.is_empty() && !told(object) {

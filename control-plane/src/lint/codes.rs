@@ -114,7 +114,7 @@ const fn warning(name: &'static str, title: &'static str, why: &'static str, rem
 }
 
 /// What is wrong with one object by itself or with what it refers to.
-static OBJECTS: [Code; 13] = [
+static OBJECTS: [Code; 14] = [
     error(
         "INVALID",
         "The object is not valid",
@@ -180,6 +180,12 @@ static OBJECTS: [Code; 13] = [
         "No proxy of this release acts on the field",
         "The field is accepted, so that one set of manifests serves several releases, and it changes nothing yet.",
         "Remove it, or do not rely on it. After an upgrade `leno status` says in how many proxies it is in force.",
+    ),
+    warning(
+        "UNSUPPORTED_KIND",
+        "No proxy of this release acts on objects of this kind",
+        "An EgressHost is accepted and validated, so that one set of manifests serves several releases. Nothing follows from it yet: calls out of the mesh go where the application says, or nowhere, as `Mesh.spec.outbound` has it. A TrafficPolicy that targets an EgressHost has no effect either.",
+        "Do not rely on it. To forbid what is not in the mesh set `outbound.unknown: Deny` in the Mesh.",
     ),
     warning(
         "SERVICE_FIELD_NOT_ENFORCED",
