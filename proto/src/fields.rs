@@ -129,7 +129,10 @@ pub fn counts_on_route(kind: RouteKind, path: &str) -> bool {
             path.starts_with("timeouts.") || (path.starts_with("retries.") && !path.starts_with("retries.budget"))
         }
         // Bytes have no answer to wait for, and a connection is tried again only until it stands.
-        RouteKind::Tcp => ["timeouts.streamIdle", "retries.attempts", "retries.differentEndpoint"].contains(&path),
+        RouteKind::Tcp => {
+            ["timeouts.streamIdle", "timeouts.maxStreamDuration", "retries.attempts", "retries.differentEndpoint"]
+                .contains(&path)
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
@@ -39,6 +40,7 @@ use crate::metrics::Retry;
 use crate::metrics::Tls;
 use crate::standing::Stand;
 use crate::tcp::Copied;
+use crate::timer::Sleep;
 use crate::trace;
 use crate::trace::Span;
 use crate::upstream::InFlight;
@@ -72,6 +74,8 @@ pub struct Known {
     pub tls: Tls,
     /// The permission by which it runs, where it may be withdrawn.
     pub stand: Option<Stand>,
+    /// When it ends, whatever it still does.
+    ceiling: Option<Box<Ceiling>>,
     /// Where the request is sampled.
     traced: Option<Box<Traced>>,
     texts: Texts,
@@ -81,6 +85,12 @@ pub struct Known {
     endpoint_guards: Option<(InFlight, Option<Probe>)>,
     guards: Vec<Box<dyn Any>>,
     is_over: bool,
+}
+
+/// `timeouts.maxStreamDuration`, counted from the start.
+struct Ceiling {
+    sleep: Sleep,
+    most: Duration,
 }
 
 impl Deref for Ending {
@@ -125,6 +135,7 @@ impl Known {
             retry: None,
             tls: Tls::Plaintext,
             stand: None,
+            ceiling: None,
             traced: None,
             texts: Texts::default(),
             metrics: None,
@@ -238,6 +249,12 @@ impl Ending {
         }
     }
 
+    /// It lasts this long at most, from its start to the last byte.
+    pub fn last_at_most(&mut self, most: Duration) {
+        let end = tokio::time::Instant::from_std(self.started + most);
+        self.ceiling = Some(Box::new(Ceiling { sleep: self.local.timers.sleep_until(end), most }));
+    }
+
     /// The request's place among those under way.
     pub fn hold(&mut self, room: Permit) {
         self.room = Some(room);
@@ -336,6 +353,13 @@ impl Ending {
 
 impl ResponseLog for Ending {
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if let Some(ceiling) = &mut self.ceiling
+            && ceiling.sleep.poll_elapsed(cx).is_ready()
+        {
+            let over = Error::StreamDuration(ceiling.most);
+            self.failed(over.reason(), over.to_string());
+            return Poll::Ready(over.reason());
+        }
         let Some(stand) = &self.stand else { return Poll::Pending };
         stand.poll_revoked(cx).map(|denied| {
             let denied = Error::denied(denied);

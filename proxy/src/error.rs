@@ -445,6 +445,8 @@ pub enum Error {
     RateLimited(ServicePort),
     #[error("no answer in {0:?}")]
     RequestTimeout(Duration),
+    #[error("it lasted {0:?}, as long as timeouts.maxStreamDuration allows")]
+    StreamDuration(Duration),
     #[error("no answer began in {0:?}")]
     FirstByteTimeout(Duration),
     #[error("{address} closed before it answered: {detail}")]
@@ -502,7 +504,7 @@ impl Error {
             Self::BreakerHalfOpen(_) => Reason::BreakerHalfOpen,
             Self::ConcurrencyLimit(_) => Reason::ConcurrencyLimit,
             Self::RateLimited(_) => Reason::RateLimited,
-            Self::RequestTimeout(_) => Reason::RequestTimeout,
+            Self::RequestTimeout(_) | Self::StreamDuration(_) => Reason::RequestTimeout,
             Self::FirstByteTimeout(_) => Reason::FirstByteTimeout,
             Self::ResetBeforeResponse { .. } => Reason::ResetBeforeResponse,
             Self::Protocol { .. } => Reason::ProtocolError,

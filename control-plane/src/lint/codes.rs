@@ -206,7 +206,7 @@ static POLICIES: [Code; 22] = [
     warning(
         "NO_EFFECT_ON_ROUTE",
         "The field has no effect on a route",
-        "A TrafficPolicy on a route or on one of its rules decides about `timeouts` and `retries`; on a TCPRoute about `timeouts.streamIdle`, `retries.attempts` and `retries.differentEndpoint`. Everything else is one for all requests to a Service, whichever route they take: its connections, balancing, breakers, concurrency and rate limit, and `retries.budget`, so that no number of routes together can add more retries than the Service was meant to get.",
+        "A TrafficPolicy on a route or on one of its rules decides about `timeouts` and `retries`; on a TCPRoute about `timeouts.streamIdle`, `timeouts.maxStreamDuration`, `retries.attempts` and `retries.differentEndpoint`. Everything else is one for all requests to a Service, whichever route they take: its connections, balancing, breakers, concurrency and rate limit, and `retries.budget`, so that no number of routes together can add more retries than the Service was meant to get.",
         "Put the field on a TrafficPolicy that targets the Service that the route leads to (its `backendRefs`), or the port of it. `leno explain POD SERVICE PATH` shows what is in force, and who says it.",
     ),
     warning(

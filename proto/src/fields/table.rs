@@ -157,7 +157,13 @@ pub const TRAFFIC: &[Field] = &[
         "24h",
         "Nothing either way in a tunnel or opaque connection (answers: not yet). Envoy's 5 min break quiet gRPC streams.",
     ),
-    later(time("timeouts.maxStreamDuration", "", "1s", "720h", "Ceiling for streams and WebSockets.")),
+    time(
+        "timeouts.maxStreamDuration",
+        "",
+        "1s",
+        "720h",
+        "The whole exchange, from the request to the answer's last byte: streams, WebSockets, opaque connections. Unset: none.",
+    ),
     count("retries.attempts", "2", 0, 5, "Extra tries: by default of failures only whose request was never processed."),
     Field {
         path: "retries.retryOn",

@@ -44,7 +44,6 @@ fn traffic_differs(path: &str, one: &Traffic, other: &Traffic) -> bool {
         }
         "connection.warmup.connectRate" => one.connection.warmup.connect_rate != other.connection.warmup.connect_rate,
         "connection.warmup.burst" => one.connection.warmup.burst != other.connection.warmup.burst,
-        "timeouts.maxStreamDuration" => one.timeouts.max_stream_duration != other.timeouts.max_stream_duration,
         "concurrency.adaptive" => one.concurrency.adaptive != other.concurrency.adaptive,
         "concurrency.priorityHeader" => one.concurrency.priority_header != other.concurrency.priority_header,
         "loadBalancing.subsetSize" => one.load_balancing.subset != other.load_balancing.subset,

@@ -1,5 +1,6 @@
 //! Stories of a mesh in one process: an application behind its sidecar calls another behind its own, over loopback and mTLS.
 
+mod ceiling;
 mod mesh;
 mod permission;
 mod route;

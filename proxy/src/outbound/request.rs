@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use leno_proto::policy::Mode;
 use leno_proto::policy::OnOpen;
+use leno_proto::policy::Timeouts;
 
 use crate::answer;
 use crate::answer::Caller;
@@ -137,7 +138,7 @@ impl Requests {
         let outcome = {
             // Pinned here: handed on by value, a future is copied at each step, and this one is large.
             let attempts = pin!(self.attempts(&chosen, &mut head, body, interim, ending));
-            match chosen.policy.timeouts.request {
+            match within(&chosen.policy.timeouts) {
                 Some(most) => local.timers.timeout(most, attempts).await.unwrap_or(Err(Error::RequestTimeout(most))),
                 None => attempts.await,
             }
@@ -241,6 +242,9 @@ impl Requests {
                 (Ok(mut answered), None) => {
                     if let Some(tunnel) = &mut answered.tunnel {
                         tunnel.idle = chosen.policy.timeouts.stream_idle;
+                    }
+                    if let Some(most) = chosen.policy.timeouts.max_stream_duration {
+                        ending.last_at_most(most);
                     }
                     ending.answered(&answered.head);
                     self.arrive(&mut answered.head, head.version, ending.tls);
@@ -391,6 +395,11 @@ impl Requests {
         }
         head.version = version;
     }
+}
+
+/// How long the answer's head may take: what lasts no longer as a whole has no head later.
+fn within(timeouts: &Timeouts) -> Option<Duration> {
+    [timeouts.request, timeouts.max_stream_duration].into_iter().flatten().min()
 }
 
 /// An attempt without an answer.

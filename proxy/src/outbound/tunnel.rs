@@ -135,6 +135,9 @@ async fn open(local: &Rc<Local>, place: &Place, peer: SocketAddr) -> Result<Upst
             Ok(opened) => {
                 ending.keep(opened.guard);
                 ending.keep(choice);
+                if let Some(most) = policy.timeouts.max_stream_duration {
+                    ending.last_at_most(most);
+                }
                 let idle = policy.timeouts.stream_idle;
                 return Ok(Upstream { io: opened.io, read: BytesMut::new(), idle, ending });
             }
