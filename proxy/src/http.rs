@@ -7,9 +7,6 @@ pub mod decimal;
 pub mod h1;
 pub mod h2;
 pub mod head;
-pub mod hop;
-pub mod hop_io;
-pub mod multiplex;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -30,7 +30,6 @@ use crate::http::ResponseLog;
 use crate::http::h1;
 use crate::http::h1::Stream;
 use crate::http::h2;
-use crate::http::hop;
 use crate::inbound::request::Requests;
 use crate::local::Local;
 use crate::metrics::Direction;
@@ -209,7 +208,7 @@ async fn mesh(
                 ..h2::Settings::hop(local.shared.ledger.clone())
             };
             let requests = Rc::new(Requests::new(local, caller));
-            Error::of_http2(hop::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
+            Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
         Alpn::H1 => Box::pin(http1(local, Stream::from(io), caller, policy)).await,
         Alpn::Tcp => Box::pin(tunnel::run(local, io, BytesMut::new(), caller, policy)).await,

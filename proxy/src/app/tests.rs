@@ -342,7 +342,7 @@ fn a_client_that_abuses_http_2_is_named_in_log_and_metric() {
         for (pod, address) in [("orders", app.hop()), ("web", mesh.application("web").calls["orders"])] {
             let mut stranger = TcpStream::connect(address).await.unwrap();
             let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-            for stream in (1..400_u32).step_by(2) {
+            for stream in (1..1000_u32).step_by(2) {
                 // GET http://a/, and at once a reset: Rapid Reset (CVE-2023-44487).
                 flood.extend_from_slice(b"\0\0\x06\x01\x05");
                 flood.extend_from_slice(&stream.to_be_bytes());

@@ -23,8 +23,6 @@ pub enum Body<'c> {
     H1Response(Box<crate::http::h1::Answer<'c>>),
     /// From either side, over HTTP/2.
     H2(crate::http::h2::Incoming<'c>),
-    /// From the other sidecar.
-    Hop(crate::http::hop::Incoming<'c>),
     /// Sent before, in vain: what was taken from it, then the rest.
     Again(Box<Again<'c>>),
     /// Forwarded while copies are made of it.
@@ -44,7 +42,6 @@ impl Body<'_> {
             Self::H1Request(body) => body.poll_data(cx),
             Self::H1Response(body) => body.poll_data(cx),
             Self::H2(body) => body.poll_data(cx),
-            Self::Hop(body) => body.poll_data(cx),
             Self::Again(body) => body.poll_data(cx),
             Self::Original(body) => body.poll_data(cx),
             Self::Copy(body) => body.poll_data(cx),
@@ -62,7 +59,6 @@ impl Body<'_> {
             Self::H1Request(body) => body.trailers(),
             Self::H1Response(body) => body.trailers(),
             Self::H2(body) => body.trailers(),
-            Self::Hop(body) => body.trailers(),
             Self::Again(body) => body.rest.trailers(),
             Self::Original(body) => body.trailers(),
             Self::Copy(body) => body.trailers(),
@@ -76,7 +72,6 @@ impl Body<'_> {
             Self::Empty | Self::Full(_) | Self::H1Request(_) | Self::Copy(_) => {}
             Self::H1Response(body) => body.poll_idle(cx),
             Self::H2(body) => body.poll_idle(cx),
-            Self::Hop(body) => body.poll_idle(cx),
             Self::Again(body) => body.rest.poll_idle(cx),
             Self::Original(body) => body.poll_idle(cx),
         }
@@ -84,7 +79,7 @@ impl Body<'_> {
 
     /// Whether something may follow even where no data does.
     pub fn may_have_trailers(&self) -> bool {
-        matches!(self, Self::H2(_) | Self::Hop(_))
+        matches!(self, Self::H2(_))
     }
 
     /// How many bytes are still to come, where that is known.
@@ -95,7 +90,6 @@ impl Body<'_> {
             Self::H1Request(body) => body.length(),
             Self::H1Response(body) => body.length(),
             Self::H2(body) => body.length(),
-            Self::Hop(body) => body.length(),
             Self::Again(body) => body.rest.length().map(|rest| rest + body.first.bytes()),
             Self::Original(body) => body.length(),
             Self::Copy(body) => body.length(),

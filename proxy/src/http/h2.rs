@@ -1,13 +1,22 @@
-//! HTTP/2 by the h2 crate driven directly, for applications on both edges; between two sidecars it is `hop`. It must never
-//! hold bytes of a body without counting them, nor end a body cleanly that was cut.
+//! HTTP/2 by an engine of our own, between sidecars and with applications: one thread, no locks, heads straight between bytes
+//! and the proxy's own types, and everything that is ready appended to one write. On the wire it is RFC 9113 and RFC 7541, no
+//! more and no less. It must never hold bytes of a body without counting them, nor end a body cleanly that was cut.
 
-pub mod client;
-pub(in crate::http) mod convert;
+mod batch;
+mod client;
+mod connection;
+mod frame;
+mod frames;
+mod gathered;
+mod handle;
+mod head;
+mod hpack;
 mod incoming;
-mod keep_alive;
-pub(in crate::http) mod outgoing;
-pub mod server;
-pub(in crate::http) mod slot;
+mod outgoing;
+mod server;
+mod slot;
+mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +26,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::http::h2::client::Client;
+pub use crate::http::h2::client::Closed;
 pub use crate::http::h2::incoming::Incoming;
 pub use crate::http::h2::server::serve;
 pub use crate::http::h2::slot::Slot;
 
 /// Frames are this large at most, so that a small message never waits long behind a large one.
-pub(in crate::http) const FRAME: usize = 16 * 1024;
+const FRAME: usize = 16 * 1024;
 /// Messages below this are put together rather than passed on as they are.
-pub(in crate::http) const SMALL: usize = 1024;
+const SMALL: usize = 1024;
 /// A stream that has moved more makes its connection one for bulk.
 const BULK: u64 = 1024 * 1024;
 
@@ -38,8 +48,6 @@ pub struct Settings {
     pub header_list: u32,
     /// Fields of a head.
     pub fields: usize,
-    /// Bytes of one stream that wait in the h2 crate for the connection to be writable.
-    pub send_buffer: usize,
     /// Streams that we reset for the peer's errors before the connection ends (MadeYouReset).
     pub local_resets: usize,
     /// Requests a second that the peer may reset before they were answered (Rapid Reset).
@@ -71,7 +79,6 @@ impl Settings {
             stream_window: 256 * 1024,
             header_list: 64 * 1024,
             fields: 128,
-            send_buffer: 64 * 1024,
             local_resets: 100,
             early_resets: 200,
             handshake: Duration::from_secs(10),
@@ -100,7 +107,7 @@ impl Settings {
 
 impl Settings {
     /// All the streams' windows together: with less, streams that stand still would starve the others.
-    pub(in crate::http) fn connection_window(&self) -> u32 {
+    fn connection_window(&self) -> u32 {
         const MOST: u32 = i32::MAX as u32;
         self.streams.saturating_mul(self.stream_window).clamp(u32::from(u16::MAX), MOST)
     }
@@ -130,11 +137,11 @@ impl Ledger {
         self.held() >= self.0.cap
     }
 
-    pub(in crate::http) fn add(&self, bytes: usize) {
+    fn add(&self, bytes: usize) {
         self.0.held.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(in crate::http) fn sub(&self, bytes: usize) {
+    fn sub(&self, bytes: usize) {
         if bytes > 0 {
             self.0.held.fetch_sub(bytes, Ordering::Relaxed);
         }

@@ -21,8 +21,6 @@ use crate::gate::Permit;
 use crate::http::h1;
 use crate::http::h1::Parting;
 use crate::http::h2;
-use crate::http::hop;
-use crate::http::multiplex::Client;
 use crate::metrics;
 use crate::metrics::Close;
 use crate::net::Io;
@@ -61,7 +59,7 @@ pub(super) struct Lane {
 }
 
 struct Shared {
-    client: Client,
+    client: h2::Client,
     _permit: Permit,
     born: Instant,
     dies: Option<Instant>,
@@ -71,7 +69,7 @@ struct Shared {
 
 /// A request's place on an HTTP/2 connection.
 pub struct Stream {
-    pub client: Client,
+    pub client: h2::Client,
     pub slot: h2::Slot,
     pub reused: bool,
 }
@@ -237,7 +235,7 @@ impl Lane {
     }
 
     /// Those that take requests.
-    fn open_connections(&self) -> impl Iterator<Item = Client> {
+    fn open_connections(&self) -> impl Iterator<Item = h2::Client> {
         let shared = self.shared.borrow();
         let open = shared.iter().filter(|shared| shared.retired.get().is_none());
         open.map(|shared| shared.client.clone()).collect::<Vec<_>>().into_iter()
@@ -246,7 +244,7 @@ impl Lane {
     /// Until a stream has ended on any of them, or one of them has. Its place is given back at once: the caller looks again
     /// over all connections.
     async fn freed(&self) {
-        let open: Vec<Client> = self.open_connections().collect();
+        let open: Vec<h2::Client> = self.open_connections().collect();
         let mut slots: Vec<_> = open.iter().map(|client| Box::pin(client.ready())).collect();
         poll_fn(|cx| match slots.iter_mut().any(|slot| slot.as_mut().poll(cx).is_ready()) {
             true => Poll::Ready(()),
@@ -293,21 +291,17 @@ impl Lane {
     }
 
     async fn open(&self, make: &Make, way: &Way, permit: Permit) -> Result<(), Error> {
-        let address = way.key.address;
         // Boxed: seldom, and as large as a handshake.
         let io = Box::pin(way.connect(make)).await?;
-        let client = match way.key.wire {
+        let settings = match way.key.wire {
             Wire::Hop => {
                 let pings = &way.limits.connection().http2;
                 let keep_alive = h2::KeepAlive { interval: pings.ping_interval, timeout: pings.ping_timeout };
-                let settings = h2::Settings { keep_alive: Some(keep_alive), ..make.hop.clone() };
-                Client::Hop(hop::Client::connect(io, &settings, &make.timers))
+                h2::Settings { keep_alive: Some(keep_alive), ..make.hop.clone() }
             }
-            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
-                let client = h2::Client::connect(io, &make.plaintext, &make.timers).await;
-                Client::Http2(client.map_err(|error| Error::Protocol { address, detail: error.to_string() })?)
-            }
+            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => make.plaintext.clone(),
         };
+        let client = h2::Client::connect(io, &settings, &make.timers);
         let now = Instant::now();
         let dies = way.limits.connection().max_lifetime.map(|most| now + jittered(most, rand::random()));
         self.metrics.active.add(1);

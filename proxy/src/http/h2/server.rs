@@ -1,24 +1,15 @@
-//! The server's end of an HTTP/2 connection: every stream a local task that calls the service. It must never give a
-//! request to the service that HTTP/1 could read differently, nor let resets make work faster than they end it.
+//! The server's end of an HTTP/2 connection: every stream a local task that calls the service. It must never give a request to the service
+//! that HTTP/1 could read differently, nor let resets make work faster than they end it.
 
-use std::cell::Cell;
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
-use std::task::Waker;
 use std::time::Duration;
 
-use ::h2::RecvStream;
-use ::h2::server::Connection;
-use ::h2::server::SendResponse;
-use ::http::Request as H2Request;
-use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
-use tokio::time::Instant;
 
 use crate::error::Reason;
 use crate::http::End;
@@ -29,16 +20,20 @@ use crate::http::ResponseLog;
 use crate::http::Service;
 use crate::http::body::Body;
 use crate::http::h2::Settings;
-use crate::http::h2::convert;
-use crate::http::h2::incoming::Arrival;
-use crate::http::h2::incoming::From;
+use crate::http::h2::batch::BatchIo;
+use crate::http::h2::connection::Connection;
+use crate::http::h2::frame::Code;
+use crate::http::h2::gathered::Cut;
+use crate::http::h2::gathered::Gathered;
+use crate::http::h2::handle::Handle;
+use crate::http::h2::head;
 use crate::http::h2::incoming::Incoming;
-use crate::http::h2::keep_alive::Pings;
-use crate::http::h2::outgoing::Cut;
-use crate::http::h2::outgoing::Gathered;
+use crate::http::h2::outgoing;
+use crate::http::h2::state::Accepted;
+use crate::http::h2::state::Ended;
+use crate::http::h2::state::State;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
-use crate::http::hop_io::HopIo;
 use crate::timer::Sleep;
 use crate::timer::Timers;
 
@@ -55,44 +50,24 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service + 'static,
 {
-    let handshake = ::h2::server::Builder::new()
-        .max_concurrent_streams(settings.streams)
-        .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window())
-        .max_header_list_size(settings.header_list)
-        .max_frame_size(super::FRAME as u32)
-        .max_send_buffer_size(settings.send_buffer)
-        .max_local_error_reset_streams(Some(settings.local_resets))
-        .handshake::<_, Bytes>(HopIo::new(io));
-    let connection = match timers.timeout(settings.handshake, handshake).await {
-        Some(handshake) => handshake.map_err(|error| ended(&error))?,
-        None => return Err(Reason::HeaderTimeout),
-    };
-    Serving::new(connection, settings, service, timers).run(drain).await
+    let io = BatchIo::new(io);
+    let core = Rc::new(State::new(true, settings, io.writer()).into());
+    let mut connection = Connection::new(io, core, timers);
+    let preface = poll_fn(|cx| connection.poll_preface(cx));
+    if timers.timeout(settings.handshake, preface).await.is_none() {
+        return Err(Reason::HeaderTimeout);
+    }
+    let settings = Rc::new(settings.clone());
+    Serving { connection, service, settings, timers: timers.clone(), idle: None }.run(drain).await
 }
 
 struct Serving<T: AsyncRead + AsyncWrite + Unpin, S> {
-    connection: Connection<HopIo<T>, Bytes>,
+    connection: Connection<T>,
     service: Rc<S>,
     settings: Rc<Settings>,
-    pings: Option<Pings>,
     timers: Timers,
-    streams: Rc<Streams>,
-    /// Runs while there are no streams.
+    /// Rings when the connection may have been without streams for long enough.
     idle: Option<Sleep>,
-    /// The peer was asked to go.
-    draining: bool,
-    /// The peer was told off.
-    abused: bool,
-}
-
-/// What the stream tasks tell the connection.
-struct Streams {
-    open: Cell<usize>,
-    /// Early resets that are still allowed, and when that was so.
-    resets_left: Cell<f64>,
-    counted_at: Cell<Instant>,
-    connection: RefCell<Option<Waker>>,
 }
 
 impl<T, S> Serving<T, S>
@@ -100,203 +75,171 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service + 'static,
 {
-    fn new(mut connection: Connection<HopIo<T>, Bytes>, settings: &Settings, service: Rc<S>, timers: &Timers) -> Self {
-        let pings = Pings::new(connection.ping_pong(), settings.keep_alive, timers);
-        let streams = Streams {
-            open: Cell::new(0),
-            resets_left: Cell::new(f64::from(settings.early_resets)),
-            counted_at: Cell::new(Instant::now()),
-            connection: RefCell::new(None),
-        };
-        Self {
-            connection,
-            service,
-            settings: Rc::new(settings.clone()),
-            pings,
-            timers: timers.clone(),
-            streams: Rc::new(streams),
-            idle: None,
-            draining: false,
-            abused: false,
-        }
-    }
-
     async fn run(mut self, drain: impl Future<Output = ()>) -> Result<(), Reason> {
         let mut drain = pin!(drain);
-        poll_fn(|cx| {
-            if !self.draining && drain.as_mut().poll(cx).is_ready() {
-                self.draining = true;
-                self.connection.graceful_shutdown();
+        let mut asked = false;
+        let ended = poll_fn(|cx| {
+            if !asked && drain.as_mut().poll(cx).is_ready() {
+                asked = true;
+                self.connection.core.borrow_mut().ask_to_go();
             }
             self.poll(cx)
         })
-        .await
+        .await;
+        if ended.is_ok() {
+            poll_fn(|cx| self.connection.poll_shutdown(cx)).await;
+            self.connection.core.borrow_mut().end(Ended::Closed);
+            let farewell = poll_fn(|cx| self.connection.poll_farewell(cx));
+            let _ = self.timers.timeout(FAREWELL, farewell).await;
+        }
+        ended
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        self.streams.connection.borrow_mut().get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
-        if self.streams.resets_left.get() < 0.0 && !self.abused {
-            self.abused = true;
-            self.connection.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
-        }
-        loop {
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+        let polled = self.connection.poll(cx);
+        self.accept();
+        let mut state = self.connection.core.borrow_mut();
+        if polled.is_ready() {
+            return Poll::Ready(match state.ended {
+                Some(Ended::Broken(Code::ENHANCE_YOUR_CALM)) => Err(Reason::H2Abuse),
+                Some(Ended::Broken(_)) => Err(Reason::BadFraming),
                 // Asked to go, a peer without streams may just hang up.
-                Poll::Ready(Some(Err(error))) if error.is_io() && self.draining && self.streams.open.get() == 0 => {
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(ended(&error))),
-                Poll::Ready(None) if self.abused => return Poll::Ready(Err(Reason::H2Abuse)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => break,
+                Some(Ended::Lost) if !state.asked || state.live > 0 => Err(Reason::ClientGone),
+                Some(Ended::Lost | Ended::Closed) | None => Ok(()),
+            });
+        }
+        if state.open == 0 && (state.told.is_some() || state.going) {
+            if state.told.is_none() {
+                let last = state.last_id;
+                state.say_goaway(last, Code::NO_ERROR);
             }
+            return Poll::Ready(Ok(()));
         }
-        if let Some(pings) = &mut self.pings
-            && pings.poll_gone(cx).is_ready()
-        {
-            return Poll::Ready(Err(Reason::ClientGone));
-        }
-        self.poll_idle(cx);
+        Self::poll_idle(&mut self.idle, &mut state, &self.timers, cx);
         Poll::Pending
     }
 
-    fn accept(&mut self, request: H2Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        if self.settings.ledger.is_full() {
-            // For the log alone: a reset says better than an answer that the request may go elsewhere.
-            let _ = self.service.refused(Reason::OverloadMemory);
-            respond.send_reset(::h2::Reason::REFUSED_STREAM);
+    /// Begins what has arrived.
+    fn accept(&mut self) {
+        let core = &self.connection.core;
+        let mut accepted = std::mem::take(&mut core.borrow_mut().accepted);
+        for accepted in accepted.drain(..) {
+            match accepted {
+                Accepted::Request(key, head) => {
+                    let stream = Handle::adopt(core, key);
+                    let (service, settings) = (Rc::clone(&self.service), Rc::clone(&self.settings));
+                    // Boxed: on its way into a task a future is copied nine times, and this one is large.
+                    let serving = Box::pin(serve_stream(head, stream, service, settings, self.timers.clone()));
+                    tokio::task::spawn_local(serving);
+                }
+                Accepted::Refused(key, reason) => self.refuse(reason, &Handle::adopt(core, key)),
+                Accepted::Connect(key) => Handle::adopt(core, key).reset(Code::HTTP_1_1_REQUIRED),
+                // For the log alone: a reset says better than an answer that the request may go elsewhere.
+                Accepted::Overloaded => drop(self.service.refused(Reason::OverloadMemory)),
+            }
+        }
+        // Its memory serves the next ones.
+        core.borrow_mut().accepted = accepted;
+    }
+
+    /// What is no request: too large a one gets an answer, a malformed one a stream error (RFC 9113 section 8.1.1).
+    fn refuse(&self, reason: Reason, stream: &Handle) {
+        let head = self.service.refused(reason);
+        if reason == Reason::HeadersTooLarge && say(stream, &head, true) {
             return;
         }
-        self.streams.open.set(self.streams.open.get() + 1);
-        let open = Open(Rc::clone(&self.streams));
-        let (service, settings) = (Rc::clone(&self.service), Rc::clone(&self.settings));
-        // Boxed: on its way into a task a future is copied nine times, and this one is large.
-        tokio::task::spawn_local(Box::pin(stream(request, respond, service, settings, self.timers.clone(), open)));
+        if stream.state(|state, key| state.fault(key, Code::PROTOCOL_ERROR)).is_err() {
+            self.connection.core.borrow_mut().end(Ended::Broken(Code::ENHANCE_YOUR_CALM));
+            self.connection.core.borrow().wake_driver();
+        }
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) {
-        let Some(after) = self.settings.idle else { return };
-        if self.streams.open.get() > 0 {
-            self.idle = None;
+    fn poll_idle(idle: &mut Option<Sleep>, state: &mut State, timers: &Timers, cx: &mut Context<'_>) {
+        let Some(after) = state.settings.idle.filter(|_| !state.asked) else { return };
+        let sleep = idle.get_or_insert_with(|| timers.sleep_until(state.idle_since + after));
+        if sleep.poll_elapsed(cx).is_pending() {
             return;
         }
-        let idle = self.idle.get_or_insert_with(|| self.timers.sleep(after));
-        if !self.draining && idle.poll_elapsed(cx).is_ready() {
-            self.draining = true;
-            self.connection.graceful_shutdown();
-            cx.waker().wake_by_ref();
+        let now = tokio::time::Instant::now();
+        if state.open > 0 {
+            state.idle_since = now;
         }
+        if now < state.idle_since + after {
+            sleep.reset(state.idle_since + after);
+        } else {
+            state.ask_to_go();
+        }
+        cx.waker().wake_by_ref();
     }
 }
 
-/// A stream that is being served; dropped at its end.
-struct Open(Rc<Streams>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0 {
-            self.0.wake();
+/// Appends an answer's head. `false`: it cannot be said, or nobody would hear it.
+fn say(stream: &Handle, head: &ResponseHead, end: bool) -> bool {
+    stream.state(|state, key| {
+        let stream = state.stream(key);
+        if stream.gone.is_some() {
+            return false;
         }
-    }
+        let id = stream.id;
+        if !state.say_head(id, end, |encoder, _, out| head::write_response(encoder, out, head)) {
+            return false;
+        }
+        let stream = state.stream(key);
+        stream.answered |= head.status >= 200;
+        stream.ended |= end;
+        state.settle(key);
+        true
+    })
 }
 
-impl Streams {
-    fn wake(&self) {
-        if let Some(connection) = &*self.connection.borrow() {
-            connection.wake_by_ref();
-        }
-    }
-
-    /// The peer reset a request before it was answered. Below zero the connection ends.
-    fn early_reset(&self, a_second: u32) {
-        let now = Instant::now();
-        let since = now.duration_since(self.counted_at.replace(now)).as_secs_f64();
-        let a_second = f64::from(a_second);
-        self.resets_left.set((self.resets_left.get() + since * a_second).min(a_second) - 1.0);
-        if self.resets_left.get() < 0.0 {
-            self.wake();
-        }
-    }
-}
-
-/// How the connection ended, in our words.
-fn ended(error: &::h2::Error) -> Reason {
-    match error.reason() {
-        Some(::h2::Reason::ENHANCE_YOUR_CALM) if error.is_library() => Reason::H2Abuse,
-        Some(_) if error.is_library() => Reason::BadFraming,
-        _ => Reason::ClientGone,
-    }
-}
+/// How long a peer may take to close its end. Who is in good health does so at once.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One request and its answer.
-async fn stream<S: Service>(
-    request: H2Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+async fn serve_stream<S: Service>(
+    head: RequestHead,
+    stream: Handle,
     service: Rc<S>,
     settings: Rc<Settings>,
     timers: Timers,
-    open: Open,
 ) {
-    let (parts, recv) = request.into_parts();
-    if parts.method == ::http::Method::CONNECT && parts.uri.authority().is_some() {
-        respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
-        return;
-    }
-    let head = match convert::request_head(&parts, settings.fields) {
-        Ok(head) => head,
-        Err(reason) => return refuse(&*service, reason, respond),
-    };
-    drop(parts);
     let is_head = head.method == "HEAD";
-    let length = convert::content_length(&head.headers);
-    let mut patience = Patience::new(&head, &settings, &timers);
-    let arrival = (!recv.is_end_stream()).then(|| Arrival::new(recv, From::Client, length, settings.ledger.clone()));
-    let body = match &arrival {
-        Some(arrival) => Body::H2(Incoming::request(Rc::clone(arrival))),
-        None => Body::Empty,
-    };
+    let nothing = stream.with(|stream| stream.has_nothing());
+    let mut patience = Patience::new(&head, settings.body_idle.filter(|_| !nothing), &timers);
+    let body = if nothing { Body::Empty } else { Body::H2(Incoming::request(stream.clone())) };
     let interim = Interim::default();
     let mut call = pin!(service.call(Request { head, body, interim: &interim }));
     let answer = poll_fn(|cx| {
-        if respond.poll_reset(cx).is_ready() {
+        if stream.poll_gone(cx).is_ready() {
             return Poll::Ready(None);
         }
         let polled = call.as_mut().poll(cx);
         for head in interim.take() {
             patience.untold &= head.status != 100;
-            if let Some(head) = convert::response(&head) {
-                // Refused for a stream that is gone; the answer will tell.
-                let _ = respond.send_informational(head);
-            }
+            // Refused for a stream that is gone; the answer will tell.
+            let _ = (100..200).contains(&head.status) && say(&stream, &head, false);
         }
-        keep_drained(arrival.as_ref(), cx);
         if polled.is_pending() {
-            patience.poll(arrival.as_ref(), cx);
+            patience.poll(&stream, cx);
         }
         polled.map(Some)
     })
     .await;
-    let Some(Response { head, body, tunnel, mut log }) = answer else {
-        open.0.early_reset(settings.early_resets);
-        return;
-    };
+    let Some(Response { head, body, tunnel, mut log }) = answer else { return };
     patience.answered = true;
     let mut stall = Stall { after: settings.stall, timers: &timers, sleep: None };
     let watch = |blocked: Option<u64>, cx: &mut Context<'_>| {
-        keep_drained(arrival.as_ref(), cx);
-        patience.poll(arrival.as_ref(), cx);
+        patience.poll(&stream, cx);
         match stall.poll_over(blocked, cx) {
             Poll::Ready(()) => Poll::Ready(Reason::StreamIdle),
             Poll::Pending => log.poll_cut(cx),
         }
     };
-    let sent = send(head, body, &mut respond, is_head, watch).await;
+    let sent = send(head, body, &stream, is_head, watch).await;
     if tunnel.is_some() {
-        respond.send_reset(::h2::Reason::HTTP_1_1_REQUIRED);
+        stream.reset(Code::HTTP_1_1_REQUIRED);
     }
-    log.ended(End { request_bytes: arrival.as_ref().map_or(0, |a| a.borrow().received()), ..sent });
+    log.ended(End { request_bytes: stream.with(|stream| stream.received), ..sent });
 }
 
 /// How long the client has owed a body that somebody waits for.
@@ -311,20 +254,20 @@ struct Patience<'t> {
 }
 
 impl<'t> Patience<'t> {
-    fn new(head: &RequestHead, settings: &Settings, timers: &'t Timers) -> Self {
+    fn new(head: &RequestHead, after: Option<Duration>, timers: &'t Timers) -> Self {
         // The stream of a call may be silent for hours and well. `timeouts.streamIdle` is for that.
-        let is_call = head.headers.get("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        let after = settings.body_idle.filter(|_| !is_call);
-        Self { after, untold: head.headers.contains("expect"), answered: false, timers, sleep: None }
+        let is_call = || head.headers.get("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let after = after.filter(|_| !is_call());
+        Self { after, untold: after.is_some() && head.headers.contains("expect"), answered: false, timers, sleep: None }
     }
 
     /// Cuts the body once it has been over.
-    fn poll(&mut self, arrival: Option<&Rc<RefCell<Arrival>>>, cx: &mut Context<'_>) {
-        let (Some(after), Some(arrival)) = (self.after, arrival) else { return };
-        let mut arrival = arrival.borrow_mut();
+    fn poll(&mut self, stream: &Handle, cx: &mut Context<'_>) {
+        let Some(after) = self.after else { return };
+        let (starved, has_length) = stream.with(|stream| (stream.starved(), stream.length.is_some()));
         // After the answer has begun, a body without a length may be one half of a conversation.
-        let owed = arrival.starved().filter(|received| !(self.untold && *received == 0));
-        let Some(received) = owed.filter(|_| !self.answered || arrival.has_length()) else {
+        let owed = starved.filter(|received| !(self.untold && *received == 0));
+        let Some(received) = owed.filter(|_| !self.answered || has_length) else {
             self.sleep = None;
             return;
         };
@@ -334,7 +277,7 @@ impl<'t> Patience<'t> {
         if let Some((_, sleep)) = &mut self.sleep
             && sleep.poll_elapsed(cx).is_ready()
         {
-            arrival.cut(Reason::BodyIdle);
+            stream.cut(Reason::BodyIdle);
             // Its reader is part of this task.
             cx.waker().wake_by_ref();
         }
@@ -342,16 +285,16 @@ impl<'t> Patience<'t> {
 }
 
 /// How long a client has left an answer standing.
-pub(in crate::http) struct Stall<'t> {
-    pub(in crate::http) after: Option<Duration>,
-    pub(in crate::http) timers: &'t Timers,
+struct Stall<'t> {
+    after: Option<Duration>,
+    timers: &'t Timers,
     /// Runs from one piece taken to the next.
-    pub(in crate::http) sleep: Option<(u64, Sleep)>,
+    sleep: Option<(u64, Sleep)>,
 }
 
 impl Stall<'_> {
     /// `taken`: what the client has had room for so far; `None` while it is not the client that is waited for.
-    pub(in crate::http) fn poll_over(&mut self, taken: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_over(&mut self, taken: Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
         let (Some(after), Some(taken)) = (self.after, taken) else {
             self.sleep = None;
             return Poll::Pending;
@@ -366,57 +309,45 @@ impl Stall<'_> {
     }
 }
 
-/// Takes the request's frames even while nobody reads them: unread, they count against the whole connection.
-fn keep_drained(arrival: Option<&Rc<RefCell<Arrival>>>, cx: &mut Context<'_>) {
-    if let Some(arrival) = arrival {
-        arrival.borrow_mut().drain(cx);
-    }
-}
-
-/// What is no request: too large a one gets an answer, a malformed one a stream error (RFC 9113 section 8.1.1).
-fn refuse<S: Service>(service: &S, reason: Reason, mut respond: SendResponse<Bytes>) {
-    let answer = convert::response(&service.refused(reason)).filter(|_| reason == Reason::HeadersTooLarge);
-    if answer.is_none_or(|answer| respond.send_response(answer, true).is_err()) {
-        respond.send_reset(::h2::Reason::PROTOCOL_ERROR);
-    }
-}
-
 /// Sends an answer to its end, or resets the stream. `watch` looks after the request's body while the answer's waits, and
 /// says why the answer may not go on, such as that the client, which had room for `blocked` so far, has left it standing.
 async fn send(
     head: ResponseHead,
     mut body: Body<'_>,
-    respond: &mut SendResponse<Bytes>,
+    stream: &Handle,
     is_head: bool,
     mut watch: impl FnMut(Option<u64>, &mut Context<'_>) -> Poll<Reason>,
 ) -> End {
-    let mut end = End { grpc_status: convert::grpc_status(&head.headers), ..End::default() };
+    let mut end = End { grpc_status: head::grpc_status(&head.headers), ..End::default() };
     let bodiless = is_head || matches!(head.status, 204 | 304);
-    let declared = if bodiless { None } else { convert::content_length(&head.headers) };
-    let Some(response) = convert::response(&head).filter(|response| !response.status().is_informational()) else {
-        respond.send_reset(::h2::Reason::INTERNAL_ERROR);
+    let declared = if bodiless { None } else { head::content_length(&head.headers) };
+    if head.status < 200 {
+        stream.reset(Code::INTERNAL_ERROR);
         return End { cut: Some(Reason::ProtocolError), ..end };
-    };
+    }
     let mut gathered = Gathered::new(declared);
     let gathering = poll_fn(|cx| Poll::Ready(gathered.gather(&mut body, cx))).await;
     if let Err(reason) = gathering {
-        respond.send_reset(super::outgoing::reset_for(reason));
+        stream.reset(outgoing::reset_for(reason));
         return End { cut: Some(reason), ..end };
     }
     let nothing = bodiless || gathered.is_nothing();
-    let Ok(mut send) = respond.send_response(response, nothing) else {
-        return End { cut: Some(Reason::ClientGone), ..end };
-    };
+    if !say(stream, &head, nothing) {
+        let gone = stream.with(|stream| stream.gone.is_some());
+        stream.reset(Code::INTERNAL_ERROR);
+        return End { cut: Some(if gone { Reason::ClientGone } else { Reason::ProtocolError }), ..end };
+    }
     if nothing {
         return end;
     }
     let sent = poll_fn(|cx| {
-        let polled = gathered.poll_send(&mut body, &mut send, cx);
-        if polled.is_pending()
-            && let Poll::Ready(reason) = watch(gathered.blocked(), cx)
-        {
-            send.send_reset(::h2::Reason::CANCEL);
-            return Poll::Ready(Err(Cut::Source(reason)));
+        let polled = outgoing::poll_send(&mut gathered, &mut body, stream, cx);
+        if polled.is_pending() {
+            let blocked = stream.with(|stream| (!stream.pending.is_empty()).then_some(stream.sent));
+            if let Poll::Ready(reason) = watch(blocked, cx) {
+                stream.reset(Code::CANCEL);
+                return Poll::Ready(Err(Cut::Source(reason)));
+            }
         }
         polled
     })

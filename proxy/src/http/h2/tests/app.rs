@@ -1,4 +1,4 @@
-//! What the tests of both HTTP/2 engines have in common: an application, a served connection, and how to ask it.
+//! What the tests of HTTP/2 have in common: an application, a served connection, and how to ask it.
 
 use std::cell::Cell;
 use std::cell::RefCell;

@@ -108,7 +108,7 @@ fn floods_of_control_frames_are_answered_in_bounded_memory() {
             let mut served = served(&settings());
             let flood: Vec<u8> = (0..20_000).flat_map(|_| frame(kind, 0, 0, payload)).collect();
             let end = frame(GOAWAY, 0, 0, &[0; 8]);
-            // Nobody reads the answers before all is said: the pipe's and HopIo's bounds are all there is.
+            // Nobody reads the answers before all is said: the pipe's and BatchIo's bounds are all there is.
             attack(&mut served, [flood, end].concat()).await;
             assert_eq!(served.done.await.expect("no panic"), Ok(()));
         });

@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
-use crate::http::hop_io::tests::Counted;
+use crate::http::h2::batch::tests::Counted;
 
 /// The h2 crate's own client, for what ours would not do.
 async fn raw<T: AsyncRead + AsyncWrite + Unpin + 'static>(io: T) -> SendRequest<Bytes> {
@@ -207,7 +207,7 @@ fn small_answers_pass_large_ones() {
             assert_eq!(whole(body).await.map(|all| all.len()), Ok(1024));
             most = most.max(read.get() - before);
         }
-        // The pipe holds 1 MiB, a kernel with TCP_NOTSENT_LOWAT 32 KiB; the rest is HopIo's 64 KiB and a frame for each.
+        // The pipe holds 1 MiB, a kernel with TCP_NOTSENT_LOWAT 32 KiB; the rest is BatchIo's 64 KiB and a frame for each.
         assert!(most < 2 << 20, "{most} bytes of others came before one small answer");
     });
 }

@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::http::hop_io::tests::Counted;
+use crate::http::h2::batch::tests::Counted;
 use crate::net::big_read::BigRead;
 use crate::tls::Alpn;
 use crate::tls::tests::ca::Ca;

@@ -3,7 +3,7 @@
 
 /// What a field is to whoever makes a head of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http::hop) enum Kind {
+pub(in crate::http::h2) enum Kind {
     Plain,
     Authority,
     Method,

@@ -1,6 +1,6 @@
-//! What lies under an HTTP/2 connection of either engine: writes that only append, and one flusher that writes what has come
-//! together. The h2 crate writes and flushes every DATA frame by itself, so without this 32 ready answers were 32 TLS
-//! records and 32 writes. It must never hold more than `CAP` bytes, nor keep an error of the flusher from the connection.
+//! What lies under an HTTP/2 connection: writes that only append, and one flusher that writes what has come together. Written
+//! one by one, 32 ready answers would be 32 TLS records and 32 system calls. It must never keep an error of the flusher from
+//! the connection.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -20,10 +20,9 @@ use tokio::io::ReadBuf;
 use crate::error::Reason;
 use crate::tls;
 
-/// Bytes that may wait for the flusher; with more, a write is pending. Four full TLS records.
-pub const CAP: usize = 64 * 1024;
-/// Bytes that one turn of the connection may read. More would let one connection hold its worker, and would put more small
-/// DATA frames at once before the streams than the h2 crate's budget for unread frames allows.
+/// Bytes of bodies that may wait for the flusher: with more there is no room. Four full TLS records.
+const CAP: usize = 64 * 1024;
+/// Bytes that one turn of the connection may read. More would let one connection hold its worker.
 const TURN: usize = 64 * 1024;
 /// Reads of 4 KiB that a connection's end may spend on what nobody will read.
 const DISCARDS: usize = 32;
@@ -36,7 +35,7 @@ thread_local! {
 
 /// The stream as the h2 connection has it. Must be made inside a `LocalSet`: the flusher is a local task. Dropping it writes
 /// once more what waits, without waiting for room, and closes; at once, because the flusher may be gone with its worker.
-pub struct HopIo<T: AsyncRead + AsyncWrite + Unpin> {
+pub(super) struct BatchIo<T: AsyncRead + AsyncWrite + Unpin> {
     io: Rc<RefCell<T>>,
     shared: Rc<RefCell<Shared>>,
     turn: usize,
@@ -45,11 +44,11 @@ pub struct HopIo<T: AsyncRead + AsyncWrite + Unpin> {
 /// Appends to what the flusher will write, for the engine that keeps the bound itself. It outlives the stream, and then
 /// appends to nothing.
 #[derive(Clone)]
-pub struct Writer(Rc<RefCell<Shared>>);
+pub(super) struct Writer(Rc<RefCell<Shared>>);
 
 /// Why the other end refused our certificate, once it has: h2 keeps no more of an error than its words. In TLS 1.3 a server
 /// judges its client only after the client's handshake is done, and before it reads any request.
-pub type Refusal = Rc<Cell<Option<Reason>>>;
+pub(super) type Refusal = Rc<Cell<Option<Reason>>>;
 
 struct Shared {
     refusal: Refusal,
@@ -59,7 +58,8 @@ struct Shared {
     /// How much was, over the connection's life.
     written: u64,
     state: State,
-    error: Option<io::Error>,
+    /// A write has failed.
+    failed: bool,
     /// The flusher, when it has nothing to do.
     flusher: Option<Waker>,
     /// The flusher, when the stream has no room.
@@ -81,8 +81,8 @@ enum State {
     Dropped,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
-    pub fn new(io: T) -> Self {
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> BatchIo<T> {
+    pub(super) fn new(io: T) -> Self {
         let io = Rc::new(RefCell::new(io));
         let shared = Rc::new(RefCell::new(Shared {
             refusal: Refusal::default(),
@@ -90,7 +90,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
             at: 0,
             written: 0,
             state: State::Open,
-            error: None,
+            failed: false,
             flusher: None,
             stalled: None,
             writer: None,
@@ -100,11 +100,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> HopIo<T> {
         Self { io, shared, turn: 0 }
     }
 
-    pub fn writer(&self) -> Writer {
+    pub(super) fn writer(&self) -> Writer {
         Writer(Rc::clone(&self.shared))
     }
 
-    pub fn refusal(&self) -> Refusal {
+    pub(super) fn refusal(&self) -> Refusal {
         Rc::clone(&self.shared.borrow().refusal)
     }
 }
@@ -157,7 +157,7 @@ impl Shared {
         match self.state {
             State::Open if self.at < self.out.len() => return Poll::Ready(true),
             State::Ending => return Poll::Ready(true),
-            State::Dropped => return Poll::Ready(self.at < self.out.len() && self.error.is_none()),
+            State::Dropped => return Poll::Ready(self.at < self.out.len() && !self.failed),
             State::Open | State::Ended => {}
         }
         keep(&mut self.flusher, cx);
@@ -166,9 +166,7 @@ impl Shared {
 
     fn written(&mut self, result: io::Result<()>) {
         let failed = result.is_err();
-        if let Err(error) = result {
-            self.error = Some(error);
-        }
+        self.failed |= failed;
         if self.state != State::Dropped && (failed || self.state == State::Ending) {
             self.state = State::Ended;
         }
@@ -177,27 +175,6 @@ impl Shared {
             wake(&mut self.writer);
             wake(&mut self.reader);
         }
-    }
-
-    /// Room for more, or why there will be none.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Some(error) = &self.error {
-            return Poll::Ready(Err(again(error)));
-        }
-        if self.state != State::Open {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let waiting = self.out.len() - self.at;
-        if waiting >= CAP {
-            keep(&mut self.writer, cx);
-            return Poll::Pending;
-        }
-        self.borrow_buffer();
-        if self.at > 0 && self.out.len() + CAP - waiting > self.out.capacity() {
-            self.out.drain(..self.at);
-            self.at = 0;
-        }
-        Poll::Ready(Ok(CAP - waiting))
     }
 
     fn borrow_buffer(&mut self) {
@@ -252,31 +229,31 @@ impl Shared {
 
 impl Writer {
     /// How much may be appended before it is too much.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         CAP.saturating_sub(self.waiting())
     }
 
     /// How much the peer has not taken.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         let shared = self.0.borrow();
         shared.out.len() - shared.at
     }
 
     /// Where the next byte that is appended stands among all of the connection.
-    pub fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         let shared = self.0.borrow();
         shared.written + (shared.out.len() - shared.at) as u64
     }
 
     /// Bytes that the stream has taken, at most: none beyond has left the process.
-    pub fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u64 {
         self.0.borrow().written
     }
 
     /// Appends what `write` does. The bound is the caller's to keep: he may not stop in the middle.
-    pub fn append<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    pub(super) fn append<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let mut shared = self.0.borrow_mut();
-        if shared.error.is_some() || shared.state != State::Open {
+        if shared.failed || shared.state != State::Open {
             return write(&mut Vec::new());
         }
         shared.borrow_buffer();
@@ -290,7 +267,7 @@ impl Writer {
     }
 
     /// Wakes once, when some of what waits has been written or never will be.
-    pub fn wake_when_written(&self, waker: &Waker) {
+    pub(super) fn wake_when_written(&self, waker: &Waker) {
         let mut shared = self.0.borrow_mut();
         match &mut shared.writer {
             Some(writer) => writer.clone_from(waker),
@@ -299,7 +276,7 @@ impl Writer {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HopIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for BatchIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.turn >= TURN {
@@ -323,53 +300,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for HopIo<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+impl<T: AsyncRead + AsyncWrite + Unpin> BatchIo<T> {
+    /// Ready once everything that was appended is written and the stream has ended, or never will be.
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut shared = self.shared.borrow_mut();
-        let room = ready!(shared.poll_room(cx))?;
-        let n = room.min(buf.len());
-        shared.out.extend_from_slice(&buf[..n]);
-        wake(&mut shared.flusher);
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut shared = self.shared.borrow_mut();
-        let room = ready!(shared.poll_room(cx))?;
-        let mut left = room;
-        for buf in bufs {
-            let n = left.min(buf.len());
-            shared.out.extend_from_slice(&buf[..n]);
-            left -= n;
-        }
-        wake(&mut shared.flusher);
-        Poll::Ready(Ok(room - left))
-    }
-
-    /// So that h2 hands over a frame's payload where it lies instead of copying it into a buffer of its own first.
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// Does nothing: the flusher writes when everybody who is ready has appended.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.shared.borrow().error {
-            Some(error) => Poll::Ready(Err(again(error))),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut shared = self.shared.borrow_mut();
-        if let Some(error) = &shared.error {
-            return Poll::Ready(Err(again(error)));
-        }
         match shared.state {
-            State::Ended => return Poll::Ready(Ok(())),
+            State::Ended => return Poll::Ready(()),
             State::Open => {
                 shared.state = State::Ending;
                 wake(&mut shared.flusher);
@@ -381,13 +317,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HopIo<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Drop for HopIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for BatchIo<T> {
     fn drop(&mut self) {
         let mut shared = self.shared.borrow_mut();
         shared.state = State::Dropped;
         wake(&mut shared.flusher);
         wake(&mut shared.stalled);
-        let waits = shared.at < shared.out.len() && shared.error.is_none();
+        let waits = shared.at < shared.out.len() && !shared.failed;
         if let (true, Ok(mut io)) = (waits, self.io.try_borrow_mut()) {
             let cx = &mut Context::from_waker(Waker::noop());
             if let Poll::Ready(written) = shared.poll_write_out(&mut *io, cx) {
@@ -416,13 +352,5 @@ fn wake(slot: &mut Option<Waker>) {
     }
 }
 
-/// The flusher's error once more, for each who asks.
-fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests;
+pub(super) mod tests;

@@ -13,11 +13,11 @@ use tokio::io::ReadBuf;
 
 use crate::http::h2::FRAME;
 use crate::http::h2::KeepAlive;
-use crate::http::hop::frame;
-use crate::http::hop::state::ALIVE;
-use crate::http::hop::state::Core;
-use crate::http::hop::state::Ended;
-use crate::http::hop_io::HopIo;
+use crate::http::h2::batch::BatchIo;
+use crate::http::h2::frame;
+use crate::http::h2::state::ALIVE;
+use crate::http::h2::state::Core;
+use crate::http::h2::state::Ended;
 use crate::timer::Sleep;
 use crate::timer::Timers;
 
@@ -32,7 +32,7 @@ thread_local! {
 }
 
 pub(super) struct Connection<T: AsyncRead + AsyncWrite + Unpin> {
-    io: HopIo<T>,
+    io: BatchIo<T>,
     pub(super) core: Core,
     /// The beginning of a frame.
     left: Vec<u8>,
@@ -42,7 +42,7 @@ pub(super) struct Connection<T: AsyncRead + AsyncWrite + Unpin> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
-    pub(super) fn new(io: HopIo<T>, core: Core, timers: &Timers) -> Self {
+    pub(super) fn new(io: BatchIo<T>, core: Core, timers: &Timers) -> Self {
         let (nameless, every) = (core.borrow().is_server, core.borrow().settings.keep_alive);
         let pings = every.map(|every| Pings::new(every, timers));
         Self { io, core, left: Vec::new(), nameless, pings }
@@ -150,7 +150,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
 
     /// Lets everything that was said reach the peer, and says that no more comes.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.io).poll_shutdown(cx).map(|_| ())
+        self.io.poll_shutdown(cx)
     }
 
     /// After that: ready once the peer has closed too. What it still says is read away; closing the socket before it would

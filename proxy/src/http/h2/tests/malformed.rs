@@ -62,14 +62,23 @@ enum Told {
 /// Says it all and takes what comes. A ping at the end shows whether the connection lives, and one more that nothing else
 /// was to come.
 async fn told(served: &mut Served, frames: Vec<u8>) -> Told {
+    told_in_turn(served, Vec::new(), frames).await
+}
+
+/// The server has done with what comes first before it hears the rest.
+async fn told_in_turn(served: &mut Served, first: Vec<u8>, then: Vec<u8>) -> Told {
     let mut io = served.io.take().expect("unused");
     let start = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
-    let all = [start, frames, frame(PING, 0, 0, b"all said")].concat();
+    let (first, then) = ([start, first].concat(), [then, frame(PING, 0, 0, b"all said")].concat());
     let (mut read, mut write) = tokio::io::split(&mut io);
     let heard = tokio::sync::Notify::new();
     let writing = async {
         // The server may hang up on us.
-        let _ = write.write_all(&all).await;
+        let _ = write.write_all(&first).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let _ = write.write_all(&then).await;
         heard.notified().await;
         let _ = write.write_all(&frame(PING, 0, 0, b"is that ")).await;
     };
@@ -108,7 +117,7 @@ fn each_offence_has_its_code() {
         ("data after the end", vec![closed(1), frame(DATA, 0, 1, &[0])], Told::Reset(1, STREAM_CLOSED)),
         ("a head on stream nought", vec![closed(0)], Told::Goaway(PROTOCOL)),
         ("a head on the server's stream", vec![closed(2)], Told::Goaway(PROTOCOL)),
-        ("an older stream", vec![closed(3), closed(1)], Told::Nothing),
+        ("an older stream", vec![closed(3), closed(1)], Told::Goaway(STREAM_CLOSED)),
         (
             "a head and another frame",
             vec![frame(HEADERS, 1, 1, &never(&[])), frame(PING, 0, 0, &[0; 8])],
@@ -148,6 +157,12 @@ fn each_offence_has_its_code() {
         ("a tunnel", vec![frame(HEADERS, 4, 1, b"\x02\x07CONNECT\x01\x01a")], Told::Reset(1, 13)),
         ("a priority of another size", vec![frame(PRIORITY, 0, 1, &[0; 4])], Told::Goaway(FRAME_SIZE)),
         ("a priority", vec![frame(PRIORITY, 0, 1, &[0; 5])], Told::Nothing),
+        ("a priority below itself", vec![frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 0])], Told::Goaway(PROTOCOL)),
+        (
+            "a head with a priority below itself",
+            vec![frame(HEADERS, 0x25, 1, &[&[0, 0, 0, 1, 0][..], &never(&[])].concat())],
+            Told::Goaway(PROTOCOL),
+        ),
         ("a reset of nothing", vec![frame(RST_STREAM, 0, 1, &[0; 4])], Told::Goaway(PROTOCOL)),
         ("a reset of another size", vec![open(1), frame(RST_STREAM, 0, 1, &[0; 3])], Told::Goaway(FRAME_SIZE)),
         ("a push", vec![frame(PUSH_PROMISE, 4, 1, &[0; 4])], Told::Goaway(PROTOCOL)),
@@ -190,6 +205,27 @@ fn each_offence_has_its_code() {
         run(async move {
             let mut served = served(&settings());
             assert_eq!(told(&mut served, frames.concat()).await, expected, "{name}");
+        });
+    }
+}
+
+/// What comes on a stream that is over: forgiven where the peer may not know it yet, else not (RFC 9113 section 5.1).
+#[test]
+fn a_stream_that_is_over_takes_no_more() {
+    let malformed = || frame(HEADERS, 4, 1, &never(b"\0\x01X\x01y"));
+    let given_up = || [open(1), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat();
+    let late = [
+        ("data after the client's reset", given_up(), frame(DATA, 0, 1, &[0]), Told::Reset(1, STREAM_CLOSED)),
+        ("a head after the client's reset", given_up(), open(1), Told::Goaway(STREAM_CLOSED)),
+        ("data after ours", malformed(), frame(DATA, 0, 1, &[0]), Told::Reset(1, PROTOCOL)),
+        ("a head after ours", malformed(), open(1), Told::Reset(1, PROTOCOL)),
+        ("credit after ours", malformed(), frame(WINDOW_UPDATE, 0, 1, &[0; 4]), Told::Reset(1, PROTOCOL)),
+    ];
+    for (name, first, then, expected) in late {
+        run(async move {
+            let mut served = served(&settings());
+            assert_eq!(told_in_turn(&mut served, first, then).await, expected, "{name}");
+            assert_eq!(served.app.running.get(), 0, "{name}");
         });
     }
 }

@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 use std::hash::Hasher;
 
-use crate::http::hop::hpack::ENTRY;
-use crate::http::hop::hpack::STATIC;
-use crate::http::hop::hpack::TABLE_MAX;
-use crate::http::hop::hpack::known;
-use crate::http::hop::hpack::known::Way;
+use crate::http::h2::hpack::ENTRY;
+use crate::http::h2::hpack::STATIC;
+use crate::http::h2::hpack::TABLE_MAX;
+use crate::http::h2::hpack::known;
+use crate::http::h2::hpack::known::Way;
 use crate::quick::Quick;
 
 /// The field cannot be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http::hop) struct Unsayable;
+pub(in crate::http::h2) struct Unsayable;
 
-pub(in crate::http::hop) struct Encoder {
+pub(in crate::http::h2) struct Encoder {
     /// Oldest first, as the peer's table holds them once it has read what was written.
     table: VecDeque<Entry>,
     /// How many entries there ever were before those of the table.
@@ -52,7 +52,7 @@ impl Entry {
 }
 
 impl Encoder {
-    pub(in crate::http::hop) fn new() -> Self {
+    pub(in crate::http::h2) fn new() -> Self {
         Self {
             table: VecDeque::new(),
             gone: 0,
@@ -68,7 +68,7 @@ impl Encoder {
     }
 
     /// The peer's table holds so much.
-    pub(in crate::http::hop) fn resize(&mut self, max: usize) {
+    pub(in crate::http::h2) fn resize(&mut self, max: usize) {
         let max = max.min(TABLE_MAX);
         if max == self.max && self.update.is_none() {
             return;
@@ -79,7 +79,7 @@ impl Encoder {
     }
 
     /// A head begins.
-    pub(in crate::http::hop) fn begin(&mut self, out: &mut Vec<u8>) {
+    pub(in crate::http::h2) fn begin(&mut self, out: &mut Vec<u8>) {
         if let Some(smallest) = self.update.take() {
             if smallest < self.max {
                 int(out, 0x20, 5, smallest);
@@ -92,7 +92,7 @@ impl Encoder {
     }
 
     /// The head in hand is not sent: what it put into our table the peer never sees, so both begin anew.
-    pub(in crate::http::hop) fn undo(&mut self) {
+    pub(in crate::http::h2) fn undo(&mut self) {
         self.gone += self.table.len();
         self.table.clear();
         self.size = 0;
@@ -101,16 +101,11 @@ impl Encoder {
     }
 
     /// A field of the static table as it stands there.
-    pub(in crate::http::hop) fn fixed(&self, out: &mut Vec<u8>, index: u8) {
+    pub(in crate::http::h2) fn fixed(&self, out: &mut Vec<u8>, index: u8) {
         out.push(0x80 | index);
     }
 
-    pub(in crate::http::hop) fn field(
-        &mut self,
-        out: &mut Vec<u8>,
-        name: &[u8],
-        value: &[u8],
-    ) -> Result<(), Unsayable> {
+    pub(in crate::http::h2) fn field(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), Unsayable> {
         if self.is_next(out, name, value) {
             return Ok(());
         }
@@ -127,7 +122,7 @@ impl Encoder {
     }
 
     /// A pseudo-header whose value the caller has judged.
-    pub(in crate::http::hop) fn pseudo(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    pub(in crate::http::h2) fn pseudo(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
         if !self.is_next(out, name, value) {
             self.say(out, name, value);
         }

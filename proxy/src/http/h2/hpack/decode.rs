@@ -3,24 +3,24 @@
 
 use std::collections::VecDeque;
 
-use crate::http::hop::hpack::ENTRY;
-use crate::http::hop::hpack::Kind;
-use crate::http::hop::hpack::STATIC;
-use crate::http::hop::hpack::STATIC_TABLE;
-use crate::http::hop::hpack::TABLE_MAX;
-use crate::http::hop::hpack::huffman;
-use crate::http::hop::hpack::known;
+use crate::http::h2::hpack::ENTRY;
+use crate::http::h2::hpack::Kind;
+use crate::http::h2::hpack::STATIC;
+use crate::http::h2::hpack::STATIC_TABLE;
+use crate::http::h2::hpack::TABLE_MAX;
+use crate::http::h2::hpack::huffman;
+use crate::http::h2::hpack::known;
 
 /// Takes the fields of a head as they come.
-pub(in crate::http::hop) trait Fields {
+pub(in crate::http::h2) trait Fields {
     fn field(&mut self, kind: Kind, name: &[u8], value: &[u8]);
 }
 
 /// The block is no HPACK; with it the tables' agreement is lost, and so is the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http::hop) struct Broken;
+pub(in crate::http::h2) struct Broken;
 
-pub(in crate::http::hop) struct Decoder {
+pub(in crate::http::h2) struct Decoder {
     /// Newest first.
     table: VecDeque<Entry>,
     size: usize,
@@ -64,11 +64,11 @@ impl<'b> Text<'b> {
 }
 
 impl Decoder {
-    pub(in crate::http::hop) fn new() -> Self {
+    pub(in crate::http::h2) fn new() -> Self {
         Self { table: VecDeque::new(), size: 0, max: TABLE_MAX, plain: Vec::new() }
     }
 
-    pub(in crate::http::hop) fn decode(&mut self, block: &[u8], to: &mut impl Fields) -> Result<(), Broken> {
+    pub(in crate::http::h2) fn decode(&mut self, block: &[u8], to: &mut impl Fields) -> Result<(), Broken> {
         let mut rest = block;
         let mut begun = false;
         while let Some(&first) = rest.first() {

@@ -5,24 +5,24 @@ use leno_proto::request::Headers;
 
 use crate::error::Reason;
 use crate::http::h2::FRAME;
-use crate::http::hop::frame;
-use crate::http::hop::frame::Code;
-use crate::http::hop::frame::Head;
-use crate::http::hop::frame::MOST;
-use crate::http::hop::frame::u32_at;
-use crate::http::hop::head::Nobody;
-use crate::http::hop::head::Refusal;
-use crate::http::hop::head::RequestFields;
-use crate::http::hop::head::ResponseFields;
-use crate::http::hop::head::TrailerFields;
-use crate::http::hop::hpack::decode::Fields;
-use crate::http::hop::state::Accepted;
-use crate::http::hop::state::Framed;
-use crate::http::hop::state::LEAVING;
-use crate::http::hop::state::State;
-use crate::http::hop::state::Unfinished;
-use crate::http::hop::stream::End;
-use crate::http::hop::stream::Gone;
+use crate::http::h2::frame;
+use crate::http::h2::frame::Code;
+use crate::http::h2::frame::Head;
+use crate::http::h2::frame::MOST;
+use crate::http::h2::frame::u32_at;
+use crate::http::h2::head::Nobody;
+use crate::http::h2::head::Refusal;
+use crate::http::h2::head::RequestFields;
+use crate::http::h2::head::ResponseFields;
+use crate::http::h2::head::TrailerFields;
+use crate::http::h2::hpack::decode::Fields;
+use crate::http::h2::state::Accepted;
+use crate::http::h2::state::Framed;
+use crate::http::h2::state::LEAVING;
+use crate::http::h2::state::State;
+use crate::http::h2::state::Unfinished;
+use crate::http::h2::stream::End;
+use crate::http::h2::stream::Gone;
 use tokio::time::Instant;
 
 impl State {
@@ -60,7 +60,7 @@ impl State {
         match head.kind {
             frame::DATA => self.data(head, payload),
             frame::HEADERS => self.headers(head, payload),
-            frame::PRIORITY if payload.len() != 5 => Err(Code::FRAME_SIZE_ERROR),
+            frame::PRIORITY => priority(head, payload.try_into().map_err(|_| Code::FRAME_SIZE_ERROR)?),
             frame::RST_STREAM => self.rst_stream(head, payload),
             frame::SETTINGS => self.settings_frame(head, payload),
             frame::PUSH_PROMISE => Err(Code::PROTOCOL_ERROR),
@@ -92,16 +92,22 @@ impl State {
             }
             self.owed += payload.len();
             self.pay();
+            if self.is_server && !self.is_news(head.stream) {
+                self.say_reset(head.stream, Code::STREAM_CLOSED);
+                return self.count_fault();
+            }
             return Ok(());
         };
         let is_server = self.is_server;
         let stream = self.stream(key);
         if stream.gone.is_some() || stream.peer_ended || (!is_server && !stream.answered) {
-            let late = stream.gone.is_some();
-            let code = if stream.peer_ended { Code::STREAM_CLOSED } else { Code::PROTOCOL_ERROR };
+            let (gone, ended) = (stream.gone, stream.peer_ended);
             self.owed += payload.len();
             self.pay();
-            return if late { Ok(()) } else { self.fault(key, code) };
+            return match gone {
+                Some(gone) => self.late(head.stream, gone),
+                None => self.fault(key, if ended { Code::STREAM_CLOSED } else { Code::PROTOCOL_ERROR }),
+            };
         }
         stream.window -= payload.len() as i64;
         stream.received += data.len() as u64;
@@ -126,6 +132,15 @@ impl State {
         Ok(())
     }
 
+    /// Something came on a stream that is gone. Who has reset it himself knows better.
+    fn late(&mut self, id: u32, gone: Gone) -> Framed {
+        if !matches!(gone, Gone::Reset(_)) || self.is_news(id) {
+            return Ok(());
+        }
+        self.say_reset(id, Code::STREAM_CLOSED);
+        self.count_fault()
+    }
+
     /// The peer has said all of this stream.
     fn ended(&mut self, key: u32, trailers: Option<Headers>) -> Framed {
         let stream = self.stream(key);
@@ -145,7 +160,9 @@ impl State {
     fn headers(&mut self, head: &Head, payload: &[u8]) -> Framed {
         let mut block = frame::unpadded(head, payload).ok_or(Code::PROTOCOL_ERROR)?;
         if head.has(frame::PRIORITISED) {
-            block = block.get(5..).ok_or(Code::FRAME_SIZE_ERROR)?;
+            let (on, rest) = block.split_first_chunk::<5>().ok_or(Code::FRAME_SIZE_ERROR)?;
+            priority(head, on)?;
+            block = rest;
         }
         if head.has(frame::END_HEADERS) {
             return self.block(head.stream, head.flags, block);
@@ -175,12 +192,18 @@ impl State {
 
     fn block(&mut self, id: u32, flags: u8, block: &[u8]) -> Framed {
         let end = flags & frame::END_STREAM != 0;
-        match self.ids.get(&id).copied() {
-            Some(key) if self.streams[key as usize].gone.is_some() => self.decode(block, &mut Nobody),
+        let key = self.ids.get(&id).copied();
+        if let Some(gone) = key.and_then(|key| self.streams[key as usize].gone) {
+            self.decode(block, &mut Nobody)?;
+            return self.late(id, gone);
+        }
+        match key {
             Some(key) if self.is_server || self.streams[key as usize].answered => self.trailers(key, end, block),
             Some(key) => self.answer(key, end, block),
             None if self.is_server && id % 2 == 1 && id > self.last_id => self.request(id, end, block),
             None if self.is_untouched(id) => Err(Code::PROTOCOL_ERROR),
+            // Ended by both ends, or passed over (RFC 9113 section 5.1.1).
+            None if self.is_server && !self.is_news(id) && self.told.is_none() => Err(Code::STREAM_CLOSED),
             None => self.decode(block, &mut Nobody),
         }
     }
@@ -269,7 +292,12 @@ impl State {
             return Err(Code::FRAME_SIZE_ERROR);
         }
         let Some(key) = self.key(head) else {
-            return if self.is_untouched(head.stream) { Err(Code::PROTOCOL_ERROR) } else { Ok(()) };
+            return match self.is_untouched(head.stream) {
+                true => Err(Code::PROTOCOL_ERROR),
+                // A flood may be refused faster than it is looked at.
+                false if self.is_server && self.is_news(head.stream) => self.early_reset(),
+                false => Ok(()),
+            };
         };
         let cut = if self.is_server { Reason::ClientGone } else { Reason::AppReset };
         let stream = &mut self.streams[key as usize];
@@ -397,6 +425,11 @@ impl State {
         self.enqueue(key);
         Ok(())
     }
+}
+
+/// Nobody goes by priorities any more; what contradicts itself is refused nevertheless (RFC 7540 section 5.3.1).
+fn priority(head: &Head, on: &[u8; 5]) -> Framed {
+    if u32_at(on, 0) & MOST == head.stream { Err(Code::PROTOCOL_ERROR) } else { Ok(()) }
 }
 
 /// DATA frames with nothing in them that may follow each other.

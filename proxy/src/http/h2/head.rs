@@ -6,14 +6,14 @@ use std::sync::Arc;
 use ::http::uri::Authority;
 use leno_proto::request::Headers;
 
+use crate::http::h2::hpack::Kind;
+use crate::http::h2::hpack::decode::Fields;
+use crate::http::h2::hpack::encode::Encoder;
+use crate::http::h2::hpack::encode::Unsayable;
 use crate::http::head;
 use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
-use crate::http::hop::hpack::Kind;
-use crate::http::hop::hpack::decode::Fields;
-use crate::http::hop::hpack::encode::Encoder;
-use crate::http::hop::hpack::encode::Unsayable;
 
 /// What the proxy adds to a head on its way: `traceparent`, `forwarded`, `leno-hop`.
 const OWN_BYTES: usize = 320;
@@ -383,8 +383,25 @@ impl Fields for Nobody {
 }
 
 /// What may not arrive late: framing, routing, authentication (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [&[u8]; 14] = [
+    b"authorization",
+    b"connection",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"cookie",
+    b"forwarded",
+    b"host",
+    b"leno-hop",
+    b"proxy-authorization",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+];
+
 fn may_trail(name: &[u8]) -> bool {
-    !crate::http::h2::convert::NOT_IN_TRAILERS.iter().any(|late| late.eq_ignore_ascii_case(name))
+    !NOT_IN_TRAILERS.iter().any(|late| late.eq_ignore_ascii_case(name))
 }
 
 /// Appends a request's block. An error: it cannot be said in HTTP/2, and `out` holds nonsense.
@@ -451,4 +468,14 @@ pub(super) fn write_trailers(encoder: &mut Encoder, out: &mut Vec<u8>, trailers:
 
 fn fields(encoder: &mut Encoder, out: &mut Vec<u8>, headers: &Headers) -> Result<(), Unsayable> {
     headers.iter().try_for_each(|(name, value)| encoder.field(out, name, value))
+}
+
+/// The declared length of a message.
+pub(super) fn content_length(headers: &Headers) -> Option<u64> {
+    std::str::from_utf8(headers.get("content-length")?).ok()?.parse().ok()
+}
+
+/// The code in a head or in trailers.
+pub(super) fn grpc_status(headers: &Headers) -> Option<u16> {
+    std::str::from_utf8(headers.get("grpc-status")?).ok()?.parse().ok()
 }

@@ -14,17 +14,17 @@ use crate::error::Reason;
 use crate::http::h2::FRAME;
 use crate::http::h2::Ledger;
 use crate::http::h2::Settings;
+use crate::http::h2::batch::Writer;
+use crate::http::h2::frame;
+use crate::http::h2::frame::Code;
+use crate::http::h2::frame::Head;
+use crate::http::h2::frame::MOST;
+use crate::http::h2::head::Memory;
+use crate::http::h2::hpack::decode::Decoder;
+use crate::http::h2::hpack::encode::Encoder;
+use crate::http::h2::stream::Gone;
+use crate::http::h2::stream::Stream;
 use crate::http::head::RequestHead;
-use crate::http::hop::frame;
-use crate::http::hop::frame::Code;
-use crate::http::hop::frame::Head;
-use crate::http::hop::frame::MOST;
-use crate::http::hop::head::Memory;
-use crate::http::hop::hpack::decode::Decoder;
-use crate::http::hop::hpack::encode::Encoder;
-use crate::http::hop::stream::Gone;
-use crate::http::hop::stream::Stream;
-use crate::http::hop_io::Writer;
 use crate::quick::Table;
 
 pub(super) struct State {
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) replies: usize,
     /// Streams that we have reset for the peer's errors.
     pub(super) resets: usize,
+    /// The last streams that we have reset: of these the peer may still send, not knowing it yet.
+    reset: VecDeque<u32>,
     pub(super) early: Early,
     pub(super) pong: bool,
     /// The peer was asked to go, or told its last stream.
@@ -148,6 +150,7 @@ impl State {
             empty: 0,
             replies: 0,
             resets: 0,
+            reset: VecDeque::new(),
             early: Early { left: f64::from(settings.early_resets), at: now },
             pong: false,
             asked: false,
@@ -271,6 +274,10 @@ impl State {
     }
 
     pub(super) fn say_reset(&mut self, id: u32, code: Code) {
+        if self.reset.len() >= RESET_MAX {
+            self.reset.pop_front();
+        }
+        self.reset.push_back(id);
         self.replies += frame::HEAD + 4;
         self.writer.append(|out| frame::put_u32(out, frame::RST_STREAM, id, code.0));
     }
@@ -501,9 +508,15 @@ impl State {
     /// Whether a frame's stream has never been opened.
     pub(super) fn is_untouched(&self, id: u32) -> bool {
         match self.is_server {
-            true => id.is_multiple_of(2) || id > self.last_id,
+            // Above what the peer was told nobody looks, and it may not know that yet.
+            true => id.is_multiple_of(2) || (id > self.last_id && self.told.is_none()),
             false => id.is_multiple_of(2) || id >= self.next_id,
         }
+    }
+
+    /// Whether the peer may not know yet that this stream is over.
+    pub(super) fn is_news(&self, id: u32) -> bool {
+        self.reset.contains(&id)
     }
 
     pub(super) fn key(&self, head: &Head) -> Option<u32> {
@@ -513,6 +526,8 @@ impl State {
 
 /// Answers to frames that may wait for a peer that does not read.
 const REPLIES_MAX: usize = 16 * 1024;
+/// Streams of ours that were reset and are remembered: more than can be in flight.
+const RESET_MAX: usize = 256;
 /// The payload of the ping after which the peer has heard that it is to go.
 pub(super) const LEAVING: [u8; 8] = *b"leaving\0";
 /// The payload of a ping that asks whether the peer is there.

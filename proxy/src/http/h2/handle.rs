@@ -10,13 +10,13 @@ use bytes::Bytes;
 use leno_proto::request::Headers;
 
 use crate::error::Reason;
-use crate::http::hop::frame::Code;
-use crate::http::hop::head;
-use crate::http::hop::state::Core;
-use crate::http::hop::state::State;
-use crate::http::hop::stream::End;
-use crate::http::hop::stream::Gone;
-use crate::http::hop::stream::Stream;
+use crate::http::h2::frame::Code;
+use crate::http::h2::head;
+use crate::http::h2::state::Core;
+use crate::http::h2::state::State;
+use crate::http::h2::stream::End;
+use crate::http::h2::stream::Gone;
+use crate::http::h2::stream::Stream;
 
 pub(super) struct Handle {
     core: Core,

@@ -2,15 +2,15 @@ use ::http::uri::PathAndQuery;
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::h2::head;
+use crate::http::h2::head::Memory;
+use crate::http::h2::head::Refusal;
+use crate::http::h2::head::RequestFields;
+use crate::http::h2::head::ResponseFields;
+use crate::http::h2::hpack::decode::Decoder;
+use crate::http::h2::hpack::encode::Encoder;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
-use crate::http::hop::head;
-use crate::http::hop::head::Memory;
-use crate::http::hop::head::Refusal;
-use crate::http::hop::head::RequestFields;
-use crate::http::hop::head::ResponseFields;
-use crate::http::hop::hpack::decode::Decoder;
-use crate::http::hop::hpack::encode::Encoder;
 
 /// A request's block, by hand: every field a literal.
 fn literals(fields: &[(&str, &str)]) -> Vec<u8> {

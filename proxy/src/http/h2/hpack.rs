@@ -8,8 +8,8 @@ mod known;
 #[cfg(test)]
 mod tests;
 
-use crate::http::hop::hpack::known::Kind as K;
-pub(super) use crate::http::hop::hpack::known::Kind;
+use crate::http::h2::hpack::known::Kind as K;
+pub(super) use crate::http::h2::hpack::known::Kind;
 
 /// What both ends' tables hold at most: the protocol's default, so nothing needs to be said.
 const TABLE_MAX: usize = 4096;

@@ -10,8 +10,8 @@ use leno_proto::request::Headers;
 
 use crate::error::Reason;
 use crate::http::h2::SMALL;
+use crate::http::h2::frame::Code;
 use crate::http::head::ResponseHead;
-use crate::http::hop::frame::Code;
 
 /// Why a stream is over before both ends said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use tokio::task::LocalSet;
 use super::*;
 
 /// Counts the writes that reach the stream.
-pub(crate) struct Counted<T> {
-    pub(crate) io: T,
-    pub(crate) writes: Rc<Cell<usize>>,
+pub(in crate::http::h2) struct Counted<T> {
+    pub(in crate::http::h2) io: T,
+    pub(in crate::http::h2) writes: Rc<Cell<usize>>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
@@ -39,19 +39,22 @@ fn run(test: impl Future<Output = ()>) {
     LocalSet::new().block_on(&runtime, test);
 }
 
-fn pair(size: usize) -> (HopIo<Counted<DuplexStream>>, Rc<Cell<usize>>, DuplexStream) {
+fn pair(size: usize) -> (BatchIo<Counted<DuplexStream>>, Rc<Cell<usize>>, DuplexStream) {
     let (near, far) = tokio::io::duplex(size);
     let writes = Rc::new(Cell::new(0));
-    (HopIo::new(Counted { io: near, writes: Rc::clone(&writes) }), writes, far)
+    (BatchIo::new(Counted { io: near, writes: Rc::clone(&writes) }), writes, far)
+}
+
+fn append(hop: &BatchIo<Counted<DuplexStream>>, bytes: &[u8]) {
+    hop.writer().append(|out| out.extend_from_slice(bytes));
 }
 
 #[test]
 fn appended_writes_leave_as_one() {
     run(async {
-        let (mut hop, writes, mut far) = pair(1 << 20);
+        let (hop, writes, mut far) = pair(1 << 20);
         for _ in 0..32 {
-            hop.write_all(&[7; 1000]).await.expect("room");
-            hop.flush().await.expect("ignored");
+            append(&hop, &[7; 1000]);
         }
         let mut read = vec![0; 32_000];
         far.read_exact(&mut read).await.expect("all of it");
@@ -63,12 +66,9 @@ fn appended_writes_leave_as_one() {
 fn tasks_queued_before_the_flusher_write_with_it() {
     run(async {
         let (hop, writes, mut far) = pair(1 << 20);
-        let hop = Rc::new(RefCell::new(hop));
         for _ in 0..10 {
-            let hop = Rc::clone(&hop);
-            tokio::task::spawn_local(async move {
-                poll_fn(|cx| Pin::new(&mut *hop.borrow_mut()).poll_write(cx, b"0123456789")).await.expect("room");
-            });
+            let writer = hop.writer();
+            tokio::task::spawn_local(async move { writer.append(|out| out.extend_from_slice(b"0123456789")) });
         }
         let mut read = [0; 100];
         far.read_exact(&mut read).await.expect("all of it");
@@ -77,59 +77,72 @@ fn tasks_queued_before_the_flusher_write_with_it() {
 }
 
 #[test]
-fn a_stalled_peer_bounds_what_is_held() {
+fn room_comes_back_when_a_stalled_peer_reads() {
     run(async {
-        let (mut hop, _, mut far) = pair(1024);
-        let mut accepted = 0;
+        let (hop, _, mut far) = pair(1024);
+        let writer = hop.writer();
+        append(&hop, &[1; CAP]);
+        assert_eq!(writer.room(), 0);
+        let (near_end, mut read) = (writer.position(), vec![0; CAP]);
+        far.read_exact(&mut read).await.expect("all of it");
         poll_fn(|cx| {
-            while let Poll::Ready(n) = Pin::new(&mut hop).poll_write(cx, &[1; 4000]) {
-                accepted += n.expect("open");
+            if writer.room() == CAP {
+                return Poll::Ready(());
             }
-            Poll::Ready(())
+            writer.wake_when_written(cx.waker());
+            Poll::Pending
         })
         .await;
-        assert_eq!(accepted, CAP);
-        let reader = tokio::task::spawn_local(async move {
-            let mut all = Vec::new();
-            far.read_to_end(&mut all).await.expect("reads");
-            all.len()
+        assert_eq!((writer.written(), writer.waiting()), (near_end, 0));
+        append(&hop, b"the end");
+        let rest = tokio::task::spawn_local(async move {
+            let mut rest = Vec::new();
+            far.read_to_end(&mut rest).await.expect("an end");
+            rest
         });
-        hop.write_all(&[2; 100_000]).await.expect("room comes");
-        hop.shutdown().await.expect("flushes");
-        assert_eq!(reader.await.expect("no panic"), CAP + 100_000);
+        poll_fn(|cx| hop.poll_shutdown(cx)).await;
+        assert_eq!(rest.await.expect("no panic"), b"the end");
     });
 }
 
 #[test]
-fn a_failed_write_reaches_a_connection_that_only_reads() {
+fn a_failed_write_wakes_a_connection_that_only_reads() {
     run(async {
         let (mut hop, _, far) = pair(1024);
-        let (mut far_read, far_write) = tokio::io::split(far);
-        hop.write_all(b"x").await.expect("room");
-        far_read.read_exact(&mut [0]).await.expect("one byte");
-        drop(far_read);
-        drop(far_write);
-        hop.write_all(b"y").await.expect("appended");
+        let writer = hop.writer();
+        let reading = tokio::task::spawn_local(async move {
+            let mut woken = 0;
+            poll_fn(|cx| {
+                woken += 1;
+                let mut byte = [0];
+                let read = Pin::new(&mut hop).poll_read(cx, &mut ReadBuf::new(&mut byte));
+                if woken == 1 { read.map(|_| ()) } else { Poll::Ready(()) }
+            })
+            .await;
+            poll_fn(|cx| hop.poll_shutdown(cx)).await;
+        });
         tokio::task::yield_now().await;
-        tokio::task::yield_now().await;
-        assert_eq!(hop.flush().await.expect_err("the peer is gone").kind(), io::ErrorKind::BrokenPipe);
-        assert!(hop.write_all(b"z").await.is_err());
-        assert!(hop.shutdown().await.is_err());
+        let (far_read, far_write) = tokio::io::split(far);
+        drop((far_read, far_write));
+        writer.append(|out| out.push(b'x'));
+        reading.await.expect("no panic");
+        writer.append(|out| out.push(b'y'));
+        assert_eq!(writer.waiting(), 0, "nobody will ever take it");
     });
 }
 
 #[test]
 fn a_drop_writes_what_waits_and_lets_go_of_a_stalled_peer() {
     run(async {
-        let (mut hop, _, mut far) = pair(1 << 16);
-        hop.write_all(b"last words").await.expect("room");
+        let (hop, _, mut far) = pair(1 << 16);
+        append(&hop, b"last words");
         drop(hop);
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.expect("reads");
         assert_eq!(all, b"last words");
 
-        let (mut hop, _, mut far) = pair(4);
-        hop.write_all(b"last words").await.expect("room");
+        let (hop, _, mut far) = pair(4);
+        append(&hop, b"last words");
         tokio::task::yield_now().await;
         drop(hop);
         tokio::task::yield_now().await;
