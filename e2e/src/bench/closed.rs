@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
+use bytes::BufMut;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -22,6 +23,8 @@ use crate::bench::load::Options;
 struct Shared {
     clock: Clock,
     request: Vec<u8>,
+    /// Bytes a second of each connection; 0: no limit.
+    pace: u64,
     /// Requests that may still begin.
     left: Cell<u64>,
     done: Cell<u64>,
@@ -33,6 +36,7 @@ pub(super) async fn run(options: &Options, clock: Clock) -> anyhow::Result<Figur
     let shared = Rc::new(Shared {
         clock,
         request: load::request(options),
+        pace: options.pace,
         left: Cell::new(options.requests.unwrap_or(u64::MAX)),
         done: Cell::new(0),
         bad: Cell::new(0),
@@ -46,7 +50,7 @@ pub(super) async fn run(options: &Options, clock: Clock) -> anyhow::Result<Figur
             let mut connection = None;
             while Instant::now() < shared.clock.end && shared.take() {
                 let sent = Instant::now();
-                let mut ended = exchange(&mut connection, to, &shared.request).await;
+                let mut ended = exchange(&mut connection, to, &shared).await;
                 if fresh && ended.is_ok() {
                     ended = end_of(&mut connection).await;
                 }
@@ -87,10 +91,17 @@ impl Shared {
     }
 }
 
+/// What is read at once by who keeps to a pace.
+const PIECE: usize = 64 * 1024;
+
 /// A connection and what was read from it.
 type Connection = (TcpStream, BytesMut);
 
-async fn exchange(connection: &mut Option<Connection>, to: std::net::SocketAddr, request: &[u8]) -> anyhow::Result<()> {
+async fn exchange(
+    connection: &mut Option<Connection>,
+    to: std::net::SocketAddr,
+    shared: &Shared,
+) -> anyhow::Result<()> {
     let (io, read) = match connection {
         Some(connection) => connection,
         None => {
@@ -99,10 +110,17 @@ async fn exchange(connection: &mut Option<Connection>, to: std::net::SocketAddr,
             connection.insert((io, BytesMut::with_capacity(32 * 1024)))
         }
     };
-    io.write_all(request).await?;
+    io.write_all(&shared.request).await?;
     read.clear();
+    let begun = tokio::time::Instant::now();
     loop {
-        anyhow::ensure!(io.read_buf(read).await? > 0, "closed before the answer was whole");
+        if shared.pace > 0 {
+            let due = Duration::from_secs_f64(read.len() as f64 / shared.pace as f64);
+            tokio::time::sleep_until(begun + due).await;
+            read.reserve(PIECE);
+        }
+        let most = if shared.pace > 0 { PIECE } else { usize::MAX };
+        anyhow::ensure!(io.read_buf(&mut (&mut *read).limit(most)).await? > 0, "closed before the answer was whole");
         if let Some(answer) = answer(read)? {
             anyhow::ensure!(answer, "not a 200");
             return Ok(());

@@ -57,6 +57,9 @@ pub struct Options {
     /// End after so many requests instead of a time, of `closed`; of each connection, of `crowd`.
     #[arg(long)]
     pub requests: Option<u64>,
+    /// Bytes a second that each connection takes at most, of `closed`; 0: as fast as they come.
+    #[arg(long, default_value_t = 0)]
+    pub pace: u64,
     #[arg(long, default_value = "/1k")]
     pub path: String,
     /// Bytes of a POST's body; 0: GET.
