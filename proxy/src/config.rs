@@ -7,6 +7,7 @@ mod tests;
 use std::ffi::OsString;
 use std::fmt;
 use std::fmt::Write as _;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -532,7 +533,14 @@ impl Config {
         let explicit = self.outbound_listen.iter().map(|one| ("LENO_OUTBOUND_LISTEN", one.listen));
         let explicit = explicit.chain(self.inbound_listen.iter().map(|one| ("LENO_INBOUND_LISTEN", one.listen)));
         for (name, address) in captures.chain(explicit) {
-            if let Some((other, _)) = seen.iter().find(|(_, other)| clash(*other, address)) {
+            // The status port's `[::]` is both families; each of the others has one.
+            let widely = self.status.ip() == Ipv6Addr::UNSPECIFIED
+                && address.ip().is_unspecified()
+                && address.port() == self.status.port();
+            let same = |(other, at): &&(&str, SocketAddr)| {
+                address.port() != 0 && (*at == address || widely && *other == "LENO_STATUS")
+            };
+            if let Some((other, _)) = seen.iter().find(same) {
                 let remedy = format!("{other} uses the same address; give each listener its own");
                 return Err(settings.wrong(name, &address.to_string(), remedy));
             }
@@ -553,12 +561,6 @@ impl Config {
         let explicit = self.outbound_listen.iter().map(|one| one.listen);
         captures.chain(explicit).chain(self.inbound_listen.iter().map(|one| one.listen)).chain([self.status])
     }
-}
-
-/// `[::]` may be both families.
-fn clash(one: SocketAddr, other: SocketAddr) -> bool {
-    let everywhere = one.ip().is_unspecified() && other.ip().is_unspecified();
-    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || everywhere)
 }
 
 fn control_plane(settings: &Settings<'_>) -> Result<Vec<String>, ConfigError> {

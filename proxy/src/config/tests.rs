@@ -46,6 +46,17 @@ fn lists_of_listeners_arrive_as_meant() {
 }
 
 #[test]
+fn each_family_has_a_capture_of_its_own() {
+    let both = ["--outbound-capture=127.0.0.1:15001,[::1]:15001", "--inbound-capture=0.0.0.0:15006,[::]:15006"];
+    let config = run(&both).unwrap();
+    assert_eq!(config.inbound_capture.len(), 2);
+    for status in ["--status=[::]:15006", "--status=0.0.0.0:15006"] {
+        let said = run(&[both[1], status]).unwrap_err().to_string();
+        assert!(said.contains("LENO_STATUS uses the same address"), "{status}: {said}");
+    }
+}
+
+#[test]
 fn a_wrong_value_names_its_field_and_the_remedy() {
     for (argument, says) in [
         ("--control-plane=nowhere", ["LENO_CONTROL_PLANE", "host:port"]),
