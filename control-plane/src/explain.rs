@@ -297,7 +297,7 @@ impl Asker<'_> {
             service: backend.target.to_string(),
             percent,
             resolved: backend.resolved,
-            policy: of_connections(said),
+            policy: of_connections(said, request.is_none()),
             own_node: own_node_only.then(|| self.node.to_owned()),
             endpoints: endpoints.iter().map(|endpoint| self.reached(endpoint, request)).collect(),
         }
@@ -447,9 +447,10 @@ fn of_requests(settings: Vec<Setting>, opaque: bool) -> Vec<Said> {
     said(settings, |path| fields::counts_on_route(kind, path))
 }
 
-/// What the backend's Service decides, whichever route leads there.
-fn of_connections(settings: Vec<Setting>) -> Vec<Said> {
-    said(settings, |path| !fields::counts_on_route(RouteKind::Http, path))
+/// What the backend's Service decides, whichever route leads there; `opaque` as above.
+fn of_connections(settings: Vec<Setting>, opaque: bool) -> Vec<Said> {
+    let counts = |path: &str| !opaque || fields::counts_for_bytes(path);
+    said(settings, |path| !fields::counts_on_route(RouteKind::Http, path) && counts(path))
 }
 
 fn said(settings: Vec<Setting>, keep: impl Fn(&str) -> bool) -> Vec<Said> {

@@ -99,7 +99,7 @@ pub fn on_routes(policy: &TrafficPolicy) -> Vec<Finding> {
             if unsupported.contains(&field) || found.iter().any(|one| one.field == field) {
                 continue;
             }
-            let (message, remedy) = match fields::counts_on_route(RouteKind::Http, &field) {
+            let (message, remedy) = match route == RouteKind::Tcp && !fields::counts_for_bytes(&field) {
                 true => ("it has no effect on a TCPRoute, which carries no requests", "remove it"),
                 false => (
                     "it has no effect on a route: all that leads to a Service shares it",
@@ -111,6 +111,21 @@ pub fn on_routes(policy: &TrafficPolicy) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// Of the fields that a policy sets, those without any effect on a port that carries bytes.
+pub fn on_bytes(policy: &TrafficPolicy, place: &str) -> Vec<Finding> {
+    let body = &policy.spec.body;
+    let unsupported = fields::unsupported(fields::TRAFFIC, body);
+    let idle = fields::idle_for_bytes(body).into_iter().filter(|field| !unsupported.contains(field));
+    let finding = |field| Finding {
+        code: "NO_EFFECT_ON_BYTES",
+        field,
+        message: "it has no effect here: the port is declared as opaque, and carries no requests".to_owned(),
+        remedy: "remove it, or declare what the port speaks by its appProtocol or name".to_owned(),
+        place: place.to_owned(),
+    };
+    idle.map(finding).collect()
 }
 
 /// Of an EgressHost, or of what targets one.

@@ -136,6 +136,37 @@ pub fn counts_on_route(kind: RouteKind, path: &str) -> bool {
     }
 }
 
+/// Whether a field decides about connections whose bytes nobody reads as requests: opaque TCP and the application's own TLS.
+pub fn counts_for_bytes(path: &str) -> bool {
+    !OF_REQUESTS.iter().any(|field| path == *field || is_below(path, field))
+}
+
+const OF_REQUESTS: [&str; 16] = [
+    "connection.maxRequests",
+    "connection.http2",
+    "timeouts.request",
+    "timeouts.perTry",
+    "timeouts.firstByte",
+    "retries.retryOn",
+    "retries.methods",
+    "retries.acknowledgeNonIdempotent",
+    "retries.backoff",
+    "retries.budget",
+    "retries.respectRetryAfter",
+    "retries.maxBodyBytes",
+    "circuitBreaker.endpoint.statusFailures",
+    "circuitBreaker.service",
+    "concurrency",
+    "rateLimit",
+];
+
+/// Of the fields that a TrafficPolicy's body sets, those without any effect on such connections; a part stands for its members.
+pub fn idle_for_bytes(body: &Body) -> Vec<String> {
+    let mut idle = set_fields(TRAFFIC, body);
+    idle.retain(|path| !counts_for_bytes(path));
+    without_members(idle)
+}
+
 /// Of a TrafficPolicy's body, what has an effect on a route of this kind.
 pub fn on_route(kind: RouteKind, body: &Body) -> Body {
     keep_below(kind, "", body)
@@ -145,9 +176,13 @@ pub fn on_route(kind: RouteKind, body: &Body) -> Body {
 pub fn idle_on_route(kind: RouteKind, body: &Body) -> Vec<String> {
     let mut idle = set_fields(TRAFFIC, body);
     idle.retain(|path| !leads_to_counting(kind, path));
-    let whole = idle.clone();
-    idle.retain(|path| !whole.iter().any(|part| is_below(path, part)));
-    idle
+    without_members(idle)
+}
+
+fn without_members(mut paths: Vec<String>) -> Vec<String> {
+    let whole = paths.clone();
+    paths.retain(|path| !whole.iter().any(|part| is_below(path, part)));
+    paths
 }
 
 fn keep_below(kind: RouteKind, prefix: &str, body: &Body) -> Body {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use leno_proto::fields;
 use leno_proto::policy::Endpoint;
+use leno_proto::policy::Protocol;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 
@@ -85,6 +86,11 @@ pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding
             }
             Some(Target::Service(name)) => {
                 if let Some(service) = lens.service(&name) {
+                    let opaque = |port| matches!(outbound::protocol(port), Protocol::Opaque | Protocol::Tls);
+                    let mut ports = ports(service, one).peekable();
+                    if ports.peek().is_some() && ports.all(opaque) && advice.told.insert("NO_EFFECT_ON_BYTES") {
+                        advice.found.extend(lint::on_bytes(object, &format!("Service {name}")));
+                    }
                     of_service(lens, service, one, author, &mut advice);
                 }
             }
@@ -114,12 +120,16 @@ pub(super) fn of_traffic(lens: &Lens<'_>, object: &TrafficPolicy) -> Vec<Finding
 
 fn of_service(lens: &Lens<'_>, service: &Service, one: &TargetRef, author: &str, advice: &mut Advice) {
     let view = (author != service.metadata.namespace).then_some(author);
-    let ports = service.tcp_ports().filter(|port| one.section_name.as_ref().is_none_or(|name| port.called(name)));
-    for port in ports {
+    for port in ports(service, one) {
         let folded = policy::of_port(lens, service, port, view);
         let place = format!("Service {} port {}", service.metadata.key(), port.port);
         advice.add(lint::traffic(&folded, &site(lens, service, port, advice)), &place);
     }
+}
+
+/// Those that a target means.
+fn ports<'s>(service: &'s Service, one: &'s TargetRef) -> impl Iterator<Item = &'s ServicePortSpec> {
+    service.tcp_ports().filter(|port| one.section_name.as_ref().is_none_or(|name| port.called(name)))
 }
 
 /// The endpoints are counted, and their own policies read, only for who set what they bear on.

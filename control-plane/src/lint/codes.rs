@@ -202,12 +202,18 @@ static OBJECTS: [Code; 14] = [
 ];
 
 /// What holds together field by field and still does not do what its author means.
-static POLICIES: [Code; 22] = [
+static POLICIES: [Code; 23] = [
     warning(
         "NO_EFFECT_ON_ROUTE",
         "The field has no effect on a route",
         "A TrafficPolicy on a route or on one of its rules decides about `timeouts` and `retries`; on a TCPRoute about `timeouts.streamIdle`, `timeouts.maxStreamDuration`, `retries.attempts` and `retries.differentEndpoint`. Everything else is one for all requests to a Service, whichever route they take: its connections, balancing, breakers, concurrency and rate limit, and `retries.budget`, so that no number of routes together can add more retries than the Service was meant to get.",
         "Put the field on a TrafficPolicy that targets the Service that the route leads to (its `backendRefs`), or the port of it. `leno explain POD SERVICE PATH` shows what is in force, and who says it.",
+    ),
+    warning(
+        "NO_EFFECT_ON_BYTES",
+        "The field has no effect on a port that carries bytes",
+        "Every port that the policy targets is declared as opaque TCP or as the application's own TLS, by its `appProtocol` or its name. There are no requests on it that a sidecar could time, count, limit or send again: request timeouts, most of `retries`, `concurrency`, `rateLimit` and the breaker of the Service do nothing. Connections are pooled, balanced, timed and their endpoints left out as ever.",
+        "Remove the field, or declare what the port speaks: `appProtocol: http`, or a name such as `http-web`.",
     ),
     warning(
         "PER_TRY_ABOVE_REQUEST",

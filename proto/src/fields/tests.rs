@@ -109,6 +109,25 @@ fn a_route_s_policy_counts_for_requests_and_says_what_has_no_effect() {
 }
 
 #[test]
+fn what_counts_for_requests_alone_has_no_effect_on_bytes() {
+    for path in OF_REQUESTS {
+        assert!(TRAFFIC.iter().any(|field| field.path == path || is_below(field.path, path)), "{path} is no field");
+    }
+    let cases = [
+        (json!({"timeouts": {"streamIdle": "1m", "maxStreamDuration": "1h"}, "retries": {"attempts": 1}}), &[][..]),
+        (json!({"connection": {"maxConnections": 9}, "loadBalancing": {"algorithm": "RoundRobin"}}), &[]),
+        (json!({"timeouts": {"request": "1s"}, "rateLimit": {"burst": 3}}), &["rateLimit", "timeouts.request"]),
+        (
+            json!({"circuitBreaker": {"service": {"openFor": "1s"}, "endpoint": {"consecutiveFailures": 3}}}),
+            &["circuitBreaker.service"],
+        ),
+    ];
+    for (policy, idle) in cases {
+        assert_eq!(idle_for_bytes(&body(policy.clone())), idle, "{policy}");
+    }
+}
+
+#[test]
 fn a_duration_is_printed_as_a_user_would_write_it() {
     let cases = [
         (0, "0s"),
