@@ -4,6 +4,7 @@
 mod chart;
 mod cli;
 pub(crate) mod conformance;
+mod earlier;
 pub(crate) mod example;
 mod outsiders;
 mod routes;
@@ -11,6 +12,7 @@ mod smoke;
 mod stories;
 mod tokens;
 mod trust;
+mod upgrade;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -51,6 +53,8 @@ enum Part {
     Tokens,
     /// Restarts, evictions and losses under load.
     Stories,
+    /// From an earlier Leno to this one and back, under load.
+    Upgrade,
     /// Sidecars of another release rolled by `leno restart`, and Leno taken away for good.
     Leave,
 }
@@ -66,7 +70,7 @@ pub(crate) struct Place {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     /// With KUBECONFIG: where that cluster's nodes find the images control-plane, proxy, init, storefront, caller, certify, shell and
-    /// traces, which this command writes under target/images.
+    /// traces, and those of the earlier Leno under its tag, which this command writes under target/images.
     #[arg(long, value_name = "REGISTRY/PATH")]
     repository: Option<String>,
 }
@@ -77,7 +81,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.chart {
         return Ok(());
     }
-    options.place.with(options.all || options.only == Some(Part::Example), |target| match options.only {
+    let tells = |part| options.all || options.only == Some(part);
+    let wants = Wants { traces: tells(Part::Example), earlier: tells(Part::Upgrade) };
+    options.place.with(wants, |target| match options.only {
         Some(part) => {
             target.gateway_api()?;
             target.install()?;
@@ -91,7 +97,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Routes, Self::Outsiders, Self::Example, Self::Tokens, Self::Stories, Self::Leave];
+    const ALL: [Self; 7] =
+        [Self::Routes, Self::Outsiders, Self::Example, Self::Tokens, Self::Stories, Self::Upgrade, Self::Leave];
 
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
@@ -100,6 +107,7 @@ impl Part {
             Self::Example => example::run(target),
             Self::Tokens => tokens::run(target),
             Self::Stories => stories::run(target),
+            Self::Upgrade => upgrade::run(target),
             Self::Leave => cli::leave(target),
         }
     }
@@ -108,17 +116,29 @@ impl Part {
 /// `cargo xtask conformance`.
 pub(crate) fn conformance(options: &conformance::Options) -> anyhow::Result<()> {
     options.clear()?;
-    options.place.with(false, |target| conformance::run(options, target))
+    options.place.with(Wants::default(), |target| conformance::run(options, target))
+}
+
+/// Images that not all tests want.
+#[derive(Default)]
+struct Wants {
+    /// An OTLP backend.
+    traces: bool,
+    /// Leno as it was.
+    earlier: bool,
 }
 
 impl Place {
     /// Builds Leno, brings a cluster and the images together, and runs the tests on it. What went wrong is described while the
-    /// cluster is still there. `traces`: the tests want an OTLP backend.
-    fn with(&self, traces: bool, tests: impl FnOnce(&Target) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    /// cluster is still there.
+    fn with(&self, wants: Wants, tests: impl FnOnce(&Target) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let programs = build(&self.profile)?;
         let mut archives = images(&programs)?;
-        if traces {
+        if wants.traces {
             archives.push(example::backend()?);
+        }
+        if wants.earlier {
+            archives.extend(earlier::images(&self.profile)?);
         }
         let leno = programs.join("leno");
         if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| self.cluster.is_none()) {

@@ -81,6 +81,11 @@ fn build(options: &Options) -> anyhow::Result<PathBuf> {
 
 /// The images of Leno itself, from the programs of one folder.
 pub(crate) fn leno(programs: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    tagged(programs, VERSION)
+}
+
+/// The same of another release.
+pub(crate) fn tagged(programs: &Path, tag: &str) -> anyhow::Result<Vec<PathBuf>> {
     shell::install(&[("nft", "nftables")])?;
     let nft = shell::find("nft").context("nft is not installed; install the package nftables")?;
     let (control_plane, cli) = (programs.join("leno-control-plane"), programs.join("leno"));
@@ -91,8 +96,11 @@ pub(crate) fn leno(programs: &Path) -> anyhow::Result<Vec<PathBuf>> {
         // The kubelet gives no ambient capabilities: only uid 0 keeps the NET_ADMIN that its container is granted.
         image("init", &[&proxy, &nft], &["/leno-proxy", "init"], "0:0")?,
     ]
-    .iter()
-    .map(write)
+    .map(|mut image| {
+        image.name = image.name.replace(&format!(":{VERSION}"), &format!(":{tag}"));
+        write(&image)
+    })
+    .into_iter()
     .collect()
 }
 
@@ -127,11 +135,15 @@ pub(crate) fn image(name: &str, programs: &[&Path], entrypoint: &[&str], user: &
     })
 }
 
-/// Writes an image's archive under target/images.
+/// Writes an image's archive under target/images, by its name, and its tag where that is of another release.
 pub(crate) fn write(image: &Image) -> anyhow::Result<PathBuf> {
     let folder = shell::root().join("target/images");
     fs::create_dir_all(&folder)?;
-    let name = image.name.rsplit('/').next().unwrap_or_default().split(':').next().unwrap_or_default();
+    let name = image.name.rsplit('/').next().unwrap_or_default();
+    let (name, tag) = name.split_once(':').unwrap_or((name, VERSION));
+    // What is not Leno's has a version of its own.
+    let leno = image.name.starts_with(&format!("{REPOSITORY}/")) && name != "pause";
+    let name = if leno && tag != VERSION { format!("{name}-{tag}") } else { name.to_owned() };
     let path = folder.join(format!("{name}.tar"));
     // Renamed at the end, so that a run beside ours never loads half an image.
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));

@@ -144,7 +144,7 @@ fn uninstalled(target: &Target) -> anyhow::Result<()> {
 }
 
 /// What `leno` says to these words, with this exit code; all of `holds` must be in it.
-fn ask(target: &Target, words: &[&str], code: i32, holds: &[&str]) -> anyhow::Result<String> {
+pub(super) fn ask(target: &Target, words: &[&str], code: i32, holds: &[&str]) -> anyhow::Result<String> {
     let mut leno = target.asking(Command::new(&target.leno));
     let output = leno.args(words).env("NO_COLOR", "1").output().context("start leno")?;
     let (out, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

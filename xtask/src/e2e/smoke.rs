@@ -123,9 +123,12 @@ impl Target {
 
     /// With these arguments to helm.
     pub(super) fn install_with(&self, more: &[&str]) -> anyhow::Result<()> {
+        self.install_chart("charts/leno", more)
+    }
+
+    pub(super) fn install_chart(&self, chart: &str, more: &[&str]) -> anyhow::Result<()> {
         let repository = self.repository.as_ref().map(|r| format!("image.repository={r}"));
-        let mut arguments =
-            vec!["upgrade", "--install", "leno", "charts/leno", "--namespace", SYSTEM, "--create-namespace"];
+        let mut arguments = vec!["upgrade", "--install", "leno", chart, "--namespace", SYSTEM, "--create-namespace"];
         // Room for a machine whose node is also the one that builds.
         arguments.extend(["--wait", "--timeout", "10m", "--set", "controlPlane.priorityClassName="]);
         // Images of the same tag are new ones: a cluster that has run before must take them.

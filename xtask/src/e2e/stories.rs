@@ -95,43 +95,42 @@ impl Life<'_> {
     }
 
     fn figures(&self) -> anyhow::Result<Figures> {
-        let pod = self.target.kubectl(&[
-            "-n",
-            LIFE,
-            "get",
-            "pods",
-            "-l",
-            "app=caller",
-            "--field-selector=status.phase=Running",
-            "-o=jsonpath={.items[0].metadata.name}",
-        ])?;
-        Figures::read(&self.target.kubectl(&[
-            "get",
-            "--raw",
-            &format!("/api/v1/namespaces/{LIFE}/pods/{pod}:8080/proxy/"),
-        ])?)
+        let path = format!("/api/v1/namespaces/{LIFE}/pods/{}:8080/proxy/", self.caller()?);
+        Figures::read(&self.target.kubectl(&["get", "--raw", &path])?)
     }
 
-    fn restart(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
+    fn caller(&self) -> anyhow::Result<String> {
+        let pods = ["-n", LIFE, "get", "pods", "-l", "app=caller", "--field-selector=status.phase=Running"];
+        self.target.kubectl(&[&pods[..], &["-o=jsonpath={.items[0].metadata.name}"]].concat())
+    }
+
+    pub(super) fn restart(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
         self.target.kubectl(&["-n", namespace, "rollout", "restart", &format!("deployment/{deployment}")])?;
         self.rolled_out(namespace, deployment)
     }
 
-    fn rolled_out(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
+    pub(super) fn rolled_out(&self, namespace: &str, deployment: &str) -> anyhow::Result<()> {
         let name = format!("deployment/{deployment}");
         self.target.kubectl(&["-n", namespace, "rollout", "status", &name, "--timeout=300s"]).map(drop)
     }
 
-    /// Its log is followed to its end: the last line is what it counted.
     fn restart_caller(&self) -> anyhow::Result<()> {
+        self.last_words(|| self.restart(LIFE, "caller"))
+    }
+
+    /// A story in which the caller is made anew: its log is followed to its end, where it says what it counted, and its successor
+    /// is asked too.
+    pub(super) fn last_words(&self, story: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut follow = self.target.command("kubectl");
-        follow.args(["-n", LIFE, "logs", "--follow", "deployment/caller", "-c", "app"]);
+        // By its name: its successor is a pod of the same Deployment.
+        follow.args(["-n", LIFE, "logs", "--follow", &self.caller()?, "-c", "app"]);
         let follow = Follow(follow.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start kubectl")?);
-        self.restart(LIFE, "caller")?;
+        story()?;
         let said = follow.words()?;
         let last = said.lines().last().context("the caller ended without a word")?;
         let Figures { total, failed, text } = Figures::read(last)?;
         ensure!(total > 0 && failed == 0, "{failed} of {total} calls of the caller that ended failed: {text}");
+        eprintln!("  {total} calls of the caller that ended, none failed");
         self.unharmed(0)
     }
 

@@ -80,14 +80,19 @@ fn lose(target: &Target, leader: bool) -> anyhow::Result<()> {
     if leader {
         eprintln!("  another leads {:.1} s after its end", killed.elapsed().as_secs_f32());
     }
+    policy_lives(target)?;
+    scale(target, 3)
+}
+
+/// A policy goes into force in every sidecar that it concerns, and somebody says so.
+pub(super) fn policy_lives(target: &Target) -> anyhow::Result<()> {
     let policy = format!(
         "{{apiVersion: policy.leno.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: after, namespace: {LIFE}}}, \
          spec: {{targetRefs: [{{group: '', kind: Service, name: catalog}}], timeouts: {{request: 9s}}}}}}"
     );
     target.apply(&policy)?;
     target.kubectl(&["-n", LIFE, "wait", "trafficpolicy/after", "--for=condition=Programmed", "--timeout=90s"])?;
-    target.kubectl(&["-n", LIFE, "delete", "trafficpolicy", "after"])?;
-    scale(target, 3)
+    target.kubectl(&["-n", LIFE, "delete", "trafficpolicy", "after"]).map(drop)
 }
 
 /// A state of trust counts on the longest leaf that it ever signed for: short ones want a new one.
@@ -98,7 +103,7 @@ fn anew(life: &Life<'_>) -> anyhow::Result<()> {
 }
 
 /// As an operator who starts again: no control plane, no root, and nobody who trusts it.
-fn forget(target: &Target) -> anyhow::Result<()> {
+pub(super) fn forget(target: &Target) -> anyhow::Result<()> {
     target.scale("0")?;
     target.kubectl(&["-n", SYSTEM, "delete", "secret", "leno-root", "--ignore-not-found"])?;
     let maps = target.kubectl(&[
