@@ -54,7 +54,7 @@ pub(super) fn sidecar(target: &Target) -> anyhow::Result<()> {
         ask(target, &["proxy", "log-level", "-n", SHOP, "deployment/client", level], 0, &[level])?;
     }
     let wrong = ["proxy", "log-level", "-n", SHOP, "deployment/client", "leno_proxy=loud"];
-    ask(target, &wrong, 2, &["write such as info"])?;
+    ask(target, &wrong, 2, &["is no level; write error, warn, info, debug, trace, off"])?;
     let request = ["explain", "-n", SHOP, "deployment/client", "catalog", "/items"];
     ask(target, &request, 0, &["leno-e2e-shop/catalog:80", "spiffe://cluster.local/ns/leno-e2e-shop/sa/catalog"])?;
     ask(target, &["proxy", "pools", "-n", SHOP, "deployment/outsider"], 2, &["has no sidecar"])?;
