@@ -139,7 +139,10 @@ fn uninstalled(target: &Target) -> anyhow::Result<()> {
     target.kubectl(&["get", "crd", "trafficpolicies.policy.leno.dev"])?;
     let left = "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings";
     let left = target.kubectl(&["get", left, "-o", "name"])?;
-    ensure!(!left.contains("leno"), "helm leaves behind:\n{left}");
+    // A cluster of ours has its name server's rights from its own beginning.
+    let left: Vec<&str> =
+        left.lines().filter(|name| name.contains("leno") && !name.ends_with("/leno-test-dns")).collect();
+    ensure!(left.is_empty(), "helm leaves behind {left:?}");
     Ok(())
 }
 
