@@ -4,10 +4,12 @@
 //! - `select` and `authorize`: the decisions over that model, on `request::RequestView`.
 //! - `identity`: SPIFFE ids. `key`: the names of resources. `lead`: what they lead to. `hash`: versions.
 //! - `capability`: what a proxy must know before it may take a resource.
-//! - `convert`: wire to model and back. `wire`: the generated messages and services.
+//! - `convert`: wire to model and back. `wire`: the generated messages and services. `codec`: how these are framed.
 
 pub mod authorize;
 pub mod capability;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod codec;
 pub mod convert;
 pub mod fields;
 pub mod hash;

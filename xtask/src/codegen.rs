@@ -47,6 +47,7 @@ fn generate(root: &Path) -> anyhow::Result<Vec<(String, String)>> {
     tonic_prost_build::configure()
         // The binaries choose the transport; the crate carries messages and services only.
         .build_transport(false)
+        .codec_path("crate::codec::Frames")
         .bytes(".")
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")

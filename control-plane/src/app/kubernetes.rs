@@ -1,6 +1,7 @@
 //! The wiring of a cluster: who we are there, its root of trust, the watches that are the source, the webhooks, and what one of
 //! the replicas writes. It must never go on with a root of its own where the cluster's cannot be read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -225,8 +226,9 @@ async fn stand(
 struct Counted {
     /// The table's generation, our sessions' version, and what names what the other replicas told.
     of: (u64, u64, Vec<String>),
-    all: Vec<status::Proxy>,
     report: status::Report,
+    /// The anchors that connected proxies have applied.
+    bundles: BTreeSet<Option<Hash>>,
 }
 
 /// What one replica writes for all.
@@ -292,7 +294,9 @@ impl Leader {
                 proxy.applied.keys().for_each(|key| drop(table.entry(key, &proxy.namespace)));
             }
             let all = peers::merged(proxies(&sessions), theirs);
-            Counted { of, report: status::report(&table, &all), all }
+            let bundle = |proxy: &status::Proxy| proxy.applied.get(&Key::TrustBundle).copied();
+            let bundles = all.iter().filter(|proxy| proxy.connected).map(bundle).collect();
+            Counted { of, report: status::report(&table, &all), bundles }
         });
         Some(counted.await)
     }
@@ -300,8 +304,7 @@ impl Leader {
     /// Moves a change of trust on.
     async fn trust(&self, mover: &mut Mover, counted: Option<&Counted>) {
         let bundle = Hash::of(&encode_trust(&self.ca.trust().borrow()));
-        let holds = |proxy: &status::Proxy| !proxy.connected || proxy.applied.get(&Key::TrustBundle) == Some(&bundle);
-        let everywhere = counted.is_some_and(|counted| counted.all.iter().all(holds));
+        let everywhere = counted.is_some_and(|counted| counted.bundles.iter().all(|held| *held == Some(bundle)));
         let wishes = *self.wishes.borrow();
         match mover.turn(&self.client, &self.place, &self.ca, wishes, everywhere).await {
             Ok(fit) => self.metrics.issuer_refused.set(i64::from(!fit)),

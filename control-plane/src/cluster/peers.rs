@@ -80,7 +80,8 @@ impl Peers {
 
 /// All of them. A proxy that moved to another replica is not lost, whatever the one says that it left.
 pub fn merged(own: Vec<Proxy>, theirs: Vec<Proxy>) -> Vec<Proxy> {
-    let mut all = [own, theirs].concat();
+    let mut all = own;
+    all.extend(theirs);
     let connected = all.iter().filter(|proxy| proxy.connected).map(|proxy| proxy.uid.clone());
     let connected: BTreeSet<String> = connected.collect();
     all.retain(|proxy| proxy.connected || !connected.contains(&proxy.uid));

@@ -147,10 +147,11 @@ pub async fn serve(door: Arc<Door>, listener: TcpListener) {
         let door = door.clone();
         tokio::spawn(async move {
             let _up = door.metrics.connections.up();
-            let shaken = timeout(HANDSHAKE_TIMEOUT, shake(&door, socket)).await;
+            // Boxed, as what a handshake needs is not to stay for as long as the connection does.
+            let shaken = timeout(HANDSHAKE_TIMEOUT, Box::pin(shake(&door, socket))).await;
             drop(turn);
             match shaken {
-                Ok(Ok(Shaken::Proxy(stream))) => converse(door.clone(), stream).await,
+                Ok(Ok(Shaken::Proxy(stream))) => Box::pin(converse(door.clone(), stream)).await,
                 Ok(Ok(Shaken::Replica(stream))) => {
                     let mut phase = door.phase.clone();
                     tokio::select! {
@@ -229,7 +230,8 @@ async fn answer(
     proven: Arc<AtomicBool>,
     mut request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, Infallible> {
-    match authenticate(&door.verifier, request.headers()).await {
+    // Boxed, as a session's call lasts for days after it.
+    match Box::pin(authenticate(&door.verifier, request.headers())).await {
         Ok(caller) => {
             proven.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(caller);

@@ -20,6 +20,8 @@ use crate::push::ledger::Refusal;
 
 /// Both ways, with everything around the payload.
 pub const MESSAGE_MAX: usize = 256 * 1024;
+/// What goes together into one message, except where one change is larger: a session keeps a buffer of the largest that it sent.
+const TOGETHER_MAX: usize = 4 * 1024;
 /// What stands around the changes of one part: ids, tags and lengths.
 const FRAME: usize = 64;
 /// What a proxy says in words is kept for people, cut to this.
@@ -45,7 +47,7 @@ impl Parts {
         while let Some(next) = self.left.pop_front() {
             let change = to_wire(&next);
             let cost = change.encoded_len() + 8;
-            if size + cost > MESSAGE_MAX && !changes.is_empty() {
+            if size + cost > TOGETHER_MAX && !changes.is_empty() {
                 self.left.push_front(next);
                 break;
             }

@@ -151,7 +151,7 @@ pub async fn run(
     let up = shared.clone();
     let _up = up.metrics.sessions.up();
     let (namespace, pod) = (caller.namespace.clone(), caller.pod_name.clone());
-    let greeted = timeout(shared.limits.greeting, greet(&caller, &mut from)).await;
+    let greeted = timeout(shared.limits.greeting, Box::pin(greet(&caller, &mut from))).await;
     let ended = match greeted {
         Err(_) => ended(End::Silent, Status::deadline_exceeded("no complete Hello and Held")),
         Ok(Err(ended)) => ended,
