@@ -14,6 +14,7 @@ pub mod figures;
 pub mod gates;
 pub mod handshakes;
 pub mod http2;
+pub mod known;
 pub mod load;
 pub mod paced;
 pub mod peers;

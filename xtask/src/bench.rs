@@ -27,7 +27,8 @@ pub(crate) struct Options {
     /// With --gates: commit to the figures of now.
     #[arg(long, requires = "gates")]
     write: bool,
-    /// What must hold while something else goes on instead: updates, rotation, scrapes, bulk, churn, a crowd of connections.
+    /// What must hold while something else goes on instead: updates, rotation, scrapes, bulk, churn, a crowd of connections, a
+    /// mesh of thousands of services.
     #[arg(long, conflicts_with = "gates")]
     pressure: bool,
     /// The control plane instead, with a thousand services, ten thousand endpoints and a thousand sessions, or so many as

@@ -2,6 +2,7 @@
 //! figures that are committed. It must never depend on how fast the machine is.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,6 +17,7 @@ use crate::bench::callgrind::Counts;
 use crate::bench::peers::leno;
 use crate::mesh;
 use crate::mesh::Mesh;
+use crate::mesh::Plan;
 use crate::mesh::Settings;
 use crate::process::Process;
 
@@ -82,6 +84,14 @@ impl Measured {
 /// # Errors
 /// valgrind is missing, or a sidecar does not get ready under it.
 pub async fn measure(folder: &Path, only: &[String]) -> anyhow::Result<Vec<Measured>> {
+    measure_in(folder, only, leno::pair).await
+}
+
+/// As `measure`, in a mesh of this plan, whose pair stands where that of `leno::pair` does.
+///
+/// # Errors
+/// As `measure`.
+pub async fn measure_in(folder: &Path, only: &[String], plan: fn(Ipv4Addr) -> Plan) -> anyhow::Result<Vec<Measured>> {
     let dumps = folder.join("callgrind");
     let _ = fs::remove_dir_all(&dumps);
     fs::create_dir_all(&dumps)?;
@@ -89,7 +99,7 @@ pub async fn measure(folder: &Path, only: &[String]) -> anyhow::Result<Vec<Measu
     let (app, _) = leno::applications(network);
     let settings = Settings { wrapper: callgrind::wrapper(&dumps), ..Settings::default() };
     eprintln!("starting a pair under callgrind (about ten times slower)");
-    let mesh = Mesh::start_with(network, leno::pair(network), settings, &|_| ()).await?;
+    let mesh = Mesh::start_with(network, plan(network), settings, &|_| ()).await?;
     let own = std::env::current_exe()?;
     let _app = Process::start("app", Command::new(&own).args(["app", "--http1", &app.to_string()]), folder)?;
     let [client, web] = leno::PAIR;

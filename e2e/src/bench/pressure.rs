@@ -22,6 +22,8 @@ use crate::bench::child::Target;
 use crate::bench::counters;
 use crate::bench::figures::median;
 use crate::bench::gates::Spec;
+use crate::bench::known;
+use crate::bench::known::Known;
 use crate::bench::load::Kind;
 use crate::bench::peers::Door;
 use crate::bench::peers::leno;
@@ -59,7 +61,7 @@ pub struct Finding {
 }
 
 /// Names of all cases, in their order.
-pub const CASES: [&str; 6] = ["updates", "rotation", "scrape", "bulk", "churn", "crowd"];
+pub const CASES: [&str; 7] = ["updates", "rotation", "scrape", "bulk", "churn", "crowd", "known"];
 
 /// p99 beside updates, rotation and scrapes, in times of the quiet one.
 const QUIET_MAX: f64 = 1.2;
@@ -108,6 +110,10 @@ pub async fn run(plan: &Plan, say: &dyn Fn(&Finding)) -> anyhow::Result<Vec<Find
 }
 
 async fn look(plan: &Plan, name: &'static str) -> anyhow::Result<Finding> {
+    if name == "known" {
+        let Known { text, holds } = known::look(&plan.folder).await?;
+        return Ok(Finding { name, text, holds });
+    }
     let leaf_ttl = if name == "rotation" { SHORT } else { LONG };
     let stage = Stage::start(&plan.folder, leaf_ttl).await?;
     Ok(match name {

@@ -24,7 +24,8 @@ use leno_e2e::bench::run;
 enum Verb {
     /// Measures; prints a table, and writes it with all figures and a plot into the folder.
     Run(Run),
-    /// What must hold while something else goes on: updates, rotation, scrapes, bulk, churn, a crowd of connections.
+    /// What must hold while something else goes on: updates, rotation, scrapes, bulk, churn, a crowd of connections, a mesh of
+    /// thousands of services.
     Pressure(Pressure),
     /// Counts instructions and allocations for a request, and compares them with the committed figures.
     Gates(Gates),

@@ -155,6 +155,14 @@ pub fn pressed(network: Ipv4Addr, leaf_ttl: Duration) -> Plan {
     Plan { leaf_ttl, ..plan(pods, false, None) }
 }
 
+/// As `pair`, with a client that uses nine more services.
+pub fn using(network: Ipv4Addr) -> Plan {
+    let mut plan = pair(network);
+    let [client, _] = PAIR;
+    plan.pods[client].calls.extend((0..9).map(other));
+    plan
+}
+
 /// The manifests of `pressed` after its change of this number: half of the fifty services have moved, and so has a timeout of
 /// the two that are called.
 pub fn changed(number: usize) -> [(&'static str, String); 2] {
@@ -181,19 +189,23 @@ fn others() -> String {
 
 /// The same, each with its one endpoint at such a place.
 fn others_at(place: impl Fn(usize) -> usize) -> String {
-    (0..SERVICES)
-        .map(|number| {
-            let (name, place) = (other(number), place(number));
-            format!(
-                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  \
-                 ports: [{{name: main, port: 80, targetPort: 8080, appProtocol: http}}]\n---\n\
-                 apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  namespace: {NAMESPACE}\n  \
-                 labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\n\
-                 ports: [{{name: main, port: 8080, protocol: TCP, appProtocol: http}}]\nendpoints:\n\
-                 - addresses: [127.{place}.1.{number}]\n  conditions: {{ready: true, serving: true, terminating: false}}\n"
-            )
-        })
-        .collect()
+    (0..SERVICES).map(|number| service(&other(number), &[format!("127.{}.1.{number}", place(number))])).collect()
+}
+
+/// A Service with endpoints outside the mesh.
+pub fn service(name: &str, addresses: &[String]) -> String {
+    let mut text = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  \
+         ports: [{{name: main, port: 80, targetPort: 8080, appProtocol: http}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  namespace: {NAMESPACE}\n  \
+         labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\n\
+         ports: [{{name: main, port: 8080, protocol: TCP, appProtocol: http}}]\nendpoints:\n"
+    );
+    for address in addresses {
+        text +=
+            &format!("- addresses: [{address}]\n  conditions: {{ready: true, serving: true, terminating: false}}\n");
+    }
+    text
 }
 
 /// Everything that a user would turn on, for both services; tracing samples one in a hundred by default.
