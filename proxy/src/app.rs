@@ -250,17 +250,22 @@ pub async fn work(mut worker: Worker, shared: Shared, doors: Vec<Door>) -> io::R
             () = drain.reached(Phase::Forced) => return Ok(()),
             Some(job) = worker.inbox.recv() => match job {
                 // A panic in it ends it alone: what it holds are guards.
-                Job::Connection(accepted) => drop(tokio::task::spawn_local(serve(local.clone(), accepted))),
+                Job::Connection(accepted) => serve(local.clone(), accepted),
                 Job::Reclaim(target) => drop(local.pool.give_up(&target)),
             },
         }
     }
 }
 
-async fn serve(local: Rc<Local>, accepted: Accepted) {
+/// Boxed: on its way into a task a future is copied nine times, and thousands of connections may be open.
+fn serve(local: Rc<Local>, accepted: Accepted) {
     match *accepted.front {
-        Front::Outbound | Front::OutboundTo(_) => outbound::serve(local, accepted).await,
-        Front::Inbound | Front::InboundTo(_) => inbound::serve(local, accepted).await,
+        Front::Outbound | Front::OutboundTo(_) => {
+            drop(tokio::task::spawn_local(Box::pin(outbound::serve(local, accepted))));
+        }
+        Front::Inbound | Front::InboundTo(_) => {
+            drop(tokio::task::spawn_local(Box::pin(inbound::serve(local, accepted))));
+        }
     }
 }
 

@@ -203,6 +203,7 @@ impl State {
         let key = match self.free.pop() {
             Some(key) => key,
             None => {
+                one_more(&mut self.streams);
                 self.streams.push(Stream::new());
                 self.streams.len() as u32 - 1
             }
@@ -521,6 +522,14 @@ impl State {
 
     pub(super) fn key(&self, head: &Head) -> Option<u32> {
         self.ids.get(&head.stream).copied()
+    }
+}
+
+/// Room for one more. Most connections never have more than one or two streams at once, and the first push would take room
+/// for four of these, which are large.
+pub(super) fn one_more<T>(list: &mut Vec<T>) {
+    if list.len() < 4 {
+        list.reserve_exact(1);
     }
 }
 
