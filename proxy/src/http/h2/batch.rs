@@ -46,7 +46,7 @@ pub(super) struct BatchIo<T: AsyncRead + AsyncWrite + Unpin> {
 #[derive(Clone)]
 pub(super) struct Writer(Rc<RefCell<Shared>>);
 
-/// Why the other end refused our certificate, once it has: h2 keeps no more of an error than its words. In TLS 1.3 a server
+/// Why the other end refused our certificate, once it has. In TLS 1.3 a server
 /// judges its client only after the client's handshake is done, and before it reads any request.
 pub(super) type Refusal = Rc<Cell<Option<Reason>>>;
 

@@ -21,7 +21,7 @@ use crate::http::h2::state::Framed;
 use crate::http::h2::state::LEAVING;
 use crate::http::h2::state::State;
 use crate::http::h2::state::Unfinished;
-use crate::http::h2::state::one_more;
+use crate::http::h2::state::push_one;
 use crate::http::h2::stream::End;
 use crate::http::h2::stream::Gone;
 use tokio::time::Instant;
@@ -230,8 +230,7 @@ impl State {
         }
         if self.ledger().is_full() {
             self.say_reset(id, Code::REFUSED_STREAM);
-            one_more(&mut self.accepted);
-            self.accepted.push(Accepted::Overloaded);
+            push_one(&mut self.accepted, Accepted::Overloaded);
             return Ok(());
         }
         let key = self.begin(id);
@@ -251,8 +250,7 @@ impl State {
         }
         let short = end && stream.length.is_some_and(|length| length > 0);
         let accepted = if short { Accepted::Refused(key, Reason::BadFraming) } else { accepted };
-        one_more(&mut self.accepted);
-        self.accepted.push(accepted);
+        push_one(&mut self.accepted, accepted);
         Ok(())
     }
 

@@ -203,8 +203,7 @@ impl State {
         let key = match self.free.pop() {
             Some(key) => key,
             None => {
-                one_more(&mut self.streams);
-                self.streams.push(Stream::new());
+                push_one(&mut self.streams, Stream::new());
                 self.streams.len() as u32 - 1
             }
         };
@@ -525,12 +524,13 @@ impl State {
     }
 }
 
-/// Room for one more. Most connections never have more than one or two streams at once, and the first push would take room
-/// for four of these, which are large.
-pub(super) fn one_more<T>(list: &mut Vec<T>) {
+/// Appends with room for one. Most connections never have more than one or two streams at once, and the first push would take
+/// room for four of these, which are large.
+pub(super) fn push_one<T>(list: &mut Vec<T>, item: T) {
     if list.len() < 4 {
         list.reserve_exact(1);
     }
+    list.push(item);
 }
 
 /// Answers to frames that may wait for a peer that does not read.

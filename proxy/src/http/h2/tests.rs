@@ -10,6 +10,7 @@ mod malformed;
 mod oracle;
 mod server;
 mod tls;
+mod wire;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -3,29 +3,8 @@
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
+use super::wire::*;
 use super::*;
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// GET http://a/never, without END_STREAM if `open`.
-fn never(stream: u32, open: bool) -> Vec<u8> {
-    let block = [&[0x82, 0x86, 0x01, 1, b'a', 0x04, 6][..], b"/never"].concat();
-    frame(HEADERS, if open { 4 } else { 5 }, stream, &block)
-}
 
 /// Says all of it, takes what comes, and tells the code of the GOAWAY.
 async fn attack(served: &mut Served, frames: Vec<u8>) -> Option<u32> {
@@ -67,10 +46,10 @@ const CALM: u32 = 11;
 fn what_makes_us_reset_streams_ends_the_connection() {
     type Frames = fn(u32) -> Vec<u8>;
     let made: [(&str, Frames); 4] = [
-        ("rapid reset", |id| [never(id, false), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()),
-        ("window update of nothing", |id| [never(id, false), frame(WINDOW_UPDATE, 0, id, &[0; 4])].concat()),
-        ("window overflow", |id| [never(id, true), frame(WINDOW_UPDATE, 0, id, &[0x7f, 255, 255, 255])].concat()),
-        ("trailers that do not end", |id| [never(id, true), never(id, true)].concat()),
+        ("rapid reset", |id| [closed(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()),
+        ("window update of nothing", |id| [closed(id), frame(WINDOW_UPDATE, 0, id, &[0; 4])].concat()),
+        ("window overflow", |id| [open(id), frame(WINDOW_UPDATE, 0, id, &[0x7f, 255, 255, 255])].concat()),
+        ("trailers that do not end", |id| [open(id), open(id)].concat()),
     ];
     for (name, frames) in made {
         run(async move {

@@ -4,18 +4,8 @@ use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
+use super::wire::*;
 use super::*;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
 
 const PROTOCOL: u32 = 1;
 const FLOW_CONTROL: u32 = 3;
@@ -24,27 +14,6 @@ const FRAME_SIZE: u32 = 6;
 const REFUSED: u32 = 7;
 const COMPRESSION: u32 = 9;
 const CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// GET http://a/never and what follows it in the block.
-fn never(more: &[u8]) -> Vec<u8> {
-    [&[0x82, 0x86, 0x01, 1, b'a', 0x04, 6][..], b"/never", more].concat()
-}
-
-fn open(stream: u32) -> Vec<u8> {
-    frame(HEADERS, 4, stream, &never(&[]))
-}
-
-fn closed(stream: u32) -> Vec<u8> {
-    frame(HEADERS, 5, stream, &never(&[]))
-}
 
 fn settings_of(name: u16, value: u32) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
