@@ -22,7 +22,6 @@ use crate::compile::Lens;
 use crate::compile::filter;
 use crate::compile::outbound;
 use crate::compile::policy;
-use crate::object::Name;
 use crate::object::Object;
 use crate::object::check;
 use crate::object::gateway;
@@ -30,6 +29,9 @@ use crate::object::gateway::BackendRef;
 use crate::object::gateway::RouteFilter;
 use crate::object::kube::Service;
 use crate::object::kube::ServicePortSpec;
+
+/// Stands for a name that is empty; no Service can be called so.
+const UNNAMED: &str = "-";
 
 /// Where routes are attached, and for whom they are compiled.
 pub(super) struct Site<'a> {
@@ -221,16 +223,20 @@ impl Parts<'_> {
     }
 }
 
-pub(super) fn backend(lens: &Lens<'_>, site: &Site<'_>, namespace: &str, one: &BackendRef) -> Backend {
-    let name =
-        one.service(namespace).unwrap_or_else(|| Name::new(one.namespace.as_deref().unwrap_or(namespace), &one.name));
-    // A reference without a port does not resolve and is never dialled; 1 is a port as good as any for naming it.
-    let number = one.port.filter(|port| *port > 0).unwrap_or(1);
+pub(super) fn backend<'a>(lens: &Lens<'_>, site: &Site<'_>, namespace: &'a str, one: &'a BackendRef) -> Backend {
+    // A reference without a name or a port does not resolve and is never dialled: what stands there only has to be one.
+    let named = |text: &'a str| if text.is_empty() { UNNAMED } else { text };
+    let target = ServicePort {
+        service: ServiceName {
+            namespace: named(one.namespace.as_deref().unwrap_or(namespace)).into(),
+            name: named(&one.name).into(),
+        },
+        port: one.port.filter(|port| *port > 0).unwrap_or(1),
+    };
     let service = one.service(namespace).and_then(|name| lens.service(&name));
     let usable = service.filter(|service| one.port.is_some() && outbound::has_endpoints(service));
-    let port = usable.and_then(|service| service.port(number).map(|port| (service, port)));
+    let port = usable.and_then(|service| service.port(target.port).map(|port| (service, port)));
     let filters = filter::filters(lens, site, namespace, &one.filters);
-    let target = ServicePort { service: ServiceName { namespace: name.namespace, name: name.name }, port: number };
     Backend {
         target,
         weight: one.weight.unwrap_or(1).min(check::WEIGHT_MAX),

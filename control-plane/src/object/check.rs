@@ -11,6 +11,8 @@ use super::Object;
 use super::duration;
 use super::gateway::BackendRef;
 use super::gateway::HttpMatch;
+use super::gateway::ParentRef;
+use super::gateway::RouteFilter;
 use super::gateway::ValueMatch;
 use super::kube::Meta;
 use super::kube::Pod;
@@ -32,6 +34,7 @@ use crate::object::ours::spiffe_match;
 pub(crate) const RULES_MAX: usize = 64;
 const TARGETS_MAX: usize = 16;
 pub(crate) const WEIGHT_MAX: u32 = 1_000_000;
+const NAME_MAX: usize = 253;
 
 /// One fault, in the words that the user sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +52,14 @@ pub fn check(object: &Object) -> Vec<Flaw> {
         Object::Service(service) => check_service(service, &mut flaws),
         Object::Pod(pod) => check_pod(pod, &mut flaws),
         Object::HttpRoute(route) => {
+            parents(&route.spec.parent_refs, &mut flaws);
             rule_count(route.spec.rules.len(), &mut flaws);
             for (index, rule) in route.spec.rules.iter().enumerate() {
                 let at = format!("spec.rules[{index}]");
                 for (number, one) in rule.matches.iter().enumerate() {
                     http_match(&format!("{at}.matches[{number}]"), one, &mut flaws);
                 }
+                mirrors(&at, &rule.filters, &mut flaws);
                 backends(&at, &rule.backend_refs, &mut flaws);
                 let times = [
                     ("timeouts.request", &rule.timeouts.request),
@@ -66,16 +71,19 @@ pub fn check(object: &Object) -> Vec<Flaw> {
             }
         }
         Object::GrpcRoute(route) => {
+            parents(&route.spec.parent_refs, &mut flaws);
             rule_count(route.spec.rules.len(), &mut flaws);
             for (index, rule) in route.spec.rules.iter().enumerate() {
                 let at = format!("spec.rules[{index}]");
                 for (number, one) in rule.matches.iter().enumerate() {
                     values(&format!("{at}.matches[{number}].headers"), &one.headers, &mut flaws);
                 }
+                mirrors(&at, &rule.filters, &mut flaws);
                 backends(&at, &rule.backend_refs, &mut flaws);
             }
         }
         Object::TcpRoute(route) => {
+            parents(&route.spec.parent_refs, &mut flaws);
             rule_count(route.spec.rules.len(), &mut flaws);
             for (index, rule) in route.spec.rules.iter().enumerate() {
                 backends(&format!("spec.rules[{index}]"), &rule.backend_refs, &mut flaws);
@@ -112,7 +120,10 @@ fn flaw(flaws: &mut Vec<Flaw>, field: &str, message: impl Into<String>, remedy: 
 fn name(meta: &Meta, flaws: &mut Vec<Flaw>) {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let good = |text: &str| {
-        text.len() <= 253 && text.bytes().all(allowed) && !text.starts_with(['-', '.']) && !text.ends_with(['-', '.'])
+        text.len() <= NAME_MAX
+            && text.bytes().all(allowed)
+            && !text.starts_with(['-', '.'])
+            && !text.ends_with(['-', '.'])
     };
     for (field, text) in [("metadata.name", &meta.name), ("metadata.namespace", &meta.namespace)] {
         if !good(text) {
@@ -218,9 +229,36 @@ fn pattern(field: &str, text: &str, flaws: &mut Vec<Flaw>) {
     }
 }
 
+fn parents(all: &[ParentRef], flaws: &mut Vec<Flaw>) {
+    for (index, one) in all.iter().enumerate() {
+        reference(&format!("spec.parentRefs[{index}]"), one.namespace.as_deref(), &one.name, flaws);
+    }
+}
+
+/// The bounds that the Gateway API's own schema sets: what keeps them and does not exist is told as a reference that leads nowhere.
+fn reference(at: &str, namespace: Option<&str>, name: &str, flaws: &mut Vec<Flaw>) {
+    for (field, text) in [("namespace", namespace), ("name", Some(name))] {
+        let Some(text) = text.filter(|text| text.is_empty() || text.len() > NAME_MAX) else { continue };
+        let message = if text.is_empty() { "it is empty" } else { "it is longer than any name can be" };
+        let remedy =
+            format!("use 1 to {NAME_MAX} characters{}", if field == "name" { "" } else { ", or leave it out" });
+        flaw(flaws, &format!("{at}.{field}"), message, &remedy);
+    }
+}
+
+fn mirrors(at: &str, all: &[RouteFilter], flaws: &mut Vec<Flaw>) {
+    for (index, one) in all.iter().enumerate() {
+        let Some(to) = one.request_mirror.as_ref().map(|mirror| &mirror.backend_ref) else { continue };
+        let field = format!("{at}.filters[{index}].requestMirror.backendRef");
+        reference(&field, to.namespace.as_deref(), &to.name, flaws);
+    }
+}
+
 fn backends(at: &str, all: &[BackendRef], flaws: &mut Vec<Flaw>) {
     for (index, one) in all.iter().enumerate() {
         let field = format!("{at}.backendRefs[{index}]");
+        reference(&field, one.namespace.as_deref(), &one.name, flaws);
+        mirrors(&field, &one.filters, flaws);
         if one.weight.is_some_and(|weight| weight > WEIGHT_MAX) {
             flaw(flaws, &format!("{field}.weight"), "the weight is out of bounds", "use 0 to 1000000");
         }
