@@ -61,7 +61,7 @@ pub async fn serve(local: Rc<Local>, accepted: Accepted) {
     let Accepted { stream, peer, front, seat: _seat } = accepted;
     let mut ending = Ending::connection(&local, Direction::Inbound, peer);
     let outcome = match net::adopt(stream) {
-        Ok(stream) => connection(&local, stream, peer, &front, &mut ending).await,
+        Ok((stream, early)) => connection(&local, stream, early, peer, &front, &mut ending).await,
         Err(error) => Err(Error::Because { reason: Reason::ClientGone, detail: error.to_string() }),
     };
     match outcome {
@@ -78,6 +78,7 @@ pub async fn serve(local: Rc<Local>, accepted: Accepted) {
 async fn connection(
     local: &Rc<Local>,
     stream: TcpStream,
+    mut early: BytesMut,
     peer: SocketAddr,
     front: &Front,
     ending: &mut Ending,
@@ -93,9 +94,8 @@ async fn connection(
         return Err(Error::Because { reason: Reason::FdLimit, detail });
     };
     if port.policy.tls == TlsMode::Off {
-        return Box::pin(plaintext(local, stream, BytesMut::new(), caller, &policy)).await;
+        return Box::pin(plaintext(local, stream, early, caller, &policy)).await;
     }
-    let mut early = BytesMut::new();
     let silence = if policy.may_be_opaque() && port.policy.tls == TlsMode::Permissive {
         SILENCE
     } else {
@@ -324,14 +324,9 @@ async fn hello(stream: &TcpStream, early: &mut BytesMut) -> Result<Option<hello:
             Sniffed::NotTls => return Ok(None),
             Sniffed::NeedMore => {}
         }
-        stream.readable().await.map_err(|_| Error::ClientGone)?;
-        match stream.try_read_buf(early) {
-            Ok(0) if early.is_empty() => return Err(Error::ClientGone),
-            // Whatever it is, no more of it comes.
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Error::ClientGone),
+        // Whatever it is that has ended there.
+        if !tcp::more(stream, early).await? {
+            return Ok(None);
         }
     }
 }

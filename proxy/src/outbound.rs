@@ -42,7 +42,7 @@ pub async fn serve(local: Rc<Local>, accepted: Accepted) {
     let Accepted { stream, peer, front, seat: _seat } = accepted;
     let mut ending = Ending::connection(&local, Direction::Outbound, peer);
     let outcome = match net::adopt(stream) {
-        Ok(stream) => connection(&local, stream, peer, &front, &mut ending).await,
+        Ok((stream, early)) => connection(&local, stream, early, peer, &front, &mut ending).await,
         Err(error) => Err(Error::Because { reason: Reason::ClientGone, detail: error.to_string() }),
     };
     match outcome {
@@ -59,13 +59,13 @@ pub async fn serve(local: Rc<Local>, accepted: Accepted) {
 async fn connection(
     local: &Rc<Local>,
     stream: TcpStream,
+    mut early: BytesMut,
     peer: SocketAddr,
     front: &Front,
     ending: &mut Ending,
 ) -> Result<(), Error> {
     let place = place::of(local, front, &stream).await?;
     ending.service = place.label();
-    let mut early = BytesMut::new();
     // What is boxed here is done once, and must not stay as large as it was.
     match place.protocol() {
         Protocol::Opaque | Protocol::Tls => return Box::pin(tunnel::run(local, place, stream, early, peer)).await,

@@ -274,11 +274,21 @@ pub async fn first_bytes(stream: &TcpStream, early: &mut BytesMut) -> Result<Sni
         if sniffed != Sniff::NeedMore {
             return Ok(sniffed);
         }
+        if !more(stream, early).await? {
+            return Ok(Sniff::Opaque);
+        }
+    }
+}
+
+/// Waits for more of what a connection begins with. `false`: no more of it comes.
+pub async fn more(stream: &TcpStream, early: &mut BytesMut) -> Result<bool, Error> {
+    loop {
         stream.readable().await.map_err(|_| Error::ClientGone)?;
+        early.reserve(net::EARLY);
         match stream.try_read_buf(early) {
             Ok(0) if early.is_empty() => return Err(Error::ClientGone),
-            Ok(0) => return Ok(Sniff::Opaque),
-            Ok(_) => {}
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Error::ClientGone),
         }

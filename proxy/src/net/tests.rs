@@ -3,6 +3,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use leno_proto::policy::Keepalive;
+use tokio::io::AsyncReadExt;
 
 use crate::net;
 use crate::net::Acceptor;
@@ -76,7 +77,25 @@ async fn a_connection_that_was_not_redirected_has_no_original_destination() {
     let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();
     let _ours = net::connect(acceptor.address().unwrap(), &keepalive()).await.unwrap();
     let (theirs, _) = acceptor.accept().await.unwrap();
-    assert_eq!(net::original_destination(&net::adopt(theirs).unwrap()), None);
+    assert_eq!(net::original_destination(&net::adopt(theirs).unwrap().0), None);
+}
+
+#[tokio::test]
+async fn what_has_come_before_a_connection_is_adopted_comes_with_it() {
+    let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();
+    for said in [&b""[..], b"hello", &[b'x'; net::EARLY], &[b'x'; net::EARLY + 1]] {
+        let mut ours = std::net::TcpStream::connect(acceptor.address().unwrap()).unwrap();
+        ours.write_all(said).unwrap();
+        let (theirs, _) = acceptor.accept().await.unwrap();
+        // Loopback delivers before the write returns.
+        let (mut theirs, early) = net::adopt(theirs).unwrap();
+        assert_eq!(early, &said[..said.len().min(net::EARLY)]);
+        assert_eq!(early.capacity() > 0, !said.is_empty(), "a silent client holds no buffer");
+        drop(ours);
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.len(), said.len() - early.len(), "the end is left for who reads next");
+    }
 }
 
 #[tokio::test]
@@ -84,7 +103,7 @@ async fn what_is_accepted_is_tuned_like_what_is_dialled() {
     let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();
     let ours = net::connect(acceptor.address().unwrap(), &net::KEEPALIVE).await.unwrap();
     let (theirs, _) = acceptor.accept().await.unwrap();
-    let theirs = net::adopt(theirs).unwrap();
+    let (theirs, _) = net::adopt(theirs).unwrap();
     let options = |stream: &tokio::net::TcpStream| {
         let socket = socket2::SockRef::from(stream);
         let probes = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());

@@ -40,6 +40,7 @@ use crate::http::h1::wire::Stream;
 use crate::http::h1::wire::Wire;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
+use crate::net::Io;
 
 /// What a client's connection may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,6 +128,7 @@ pub async fn serve<S: Service>(
                 turn.close().await;
                 return Served::Closed;
             }
+            Finish::Farewell => return Served::Closed,
             Finish::Abort => {
                 connection.wire.borrow().reset_on_close();
                 return Served::Closed;
@@ -150,6 +152,8 @@ enum Next {
 enum Finish<L> {
     KeepAlive,
     Close,
+    /// The client has said that nothing follows, and nothing has: the close is the FIN, and nothing is left to wait for.
+    Farewell,
     /// The client must not take what it got for complete.
     Abort,
     Tunnel(Tunnel, L),
@@ -367,6 +371,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         log.ended(end);
         match outcome {
             Err(_) => Finish::Abort,
+            Ok(()) if !asked.keep_alive && self.nothing_follows() => Finish::Farewell,
             Ok(()) if plan.after == After::Close || self.draining => Finish::Close,
             Ok(()) => self.pass_over_body().await,
         }
@@ -425,6 +430,13 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             }
             return self.poll_client(cx).map(Err);
         }
+    }
+
+    /// After `Connection: close` a client sends no more requests (RFC 9112 section 9.6). TLS has a farewell of its own to say.
+    fn nothing_follows(&self) -> bool {
+        let wire = self.connection.wire.borrow();
+        let body_ended = self.connection.body.borrow().decoder.is_ended();
+        body_ended && wire.read.is_empty() && matches!(wire.io, Io::Tcp(_) | Io::Memory(_))
     }
 
     async fn open_tunnel<L: ResponseLog>(&mut self, head: ResponseHead, upstream: Tunnel, log: L) -> Finish<L> {

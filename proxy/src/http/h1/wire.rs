@@ -1,7 +1,6 @@
 //! A connection's bytes on both sides of the codec: what was read and not yet understood, what was encoded and not yet
 //! written. It must never keep a buffer for a connection in which nothing moves.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::io::IoSlice;
@@ -20,6 +19,7 @@ use tokio::io::AsyncWrite;
 use crate::http::h1::encode;
 use crate::net;
 use crate::net::Io;
+use crate::net::buffer;
 
 /// A connection with what was already read from it.
 pub struct Stream {
@@ -80,15 +80,15 @@ impl Wire {
         if self.read_ended {
             return Poll::Ready(Ok(0));
         }
-        if self.read.is_empty() && self.read.capacity() < READ_ROOM_MIN && !self.read.try_reclaim(BUFFER) {
-            self.read = take_buffer();
+        if self.read.is_empty() && self.read.capacity() < READ_ROOM_MIN && !self.read.try_reclaim(buffer::SIZE) {
+            self.read = buffer::take();
         } else if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
-            self.read.reserve(BUFFER);
+            self.read.reserve(buffer::SIZE);
         }
         let outcome = pin!(self.io.read_buf(&mut self.read)).poll(cx);
         match outcome {
             Poll::Ready(Ok(0)) => self.read_ended = true,
-            Poll::Pending if self.read.is_empty() => give_buffer(std::mem::take(&mut self.read)),
+            Poll::Pending if self.read.is_empty() => buffer::give(std::mem::take(&mut self.read)),
             Poll::Ready(_) | Poll::Pending => {}
         }
         outcome
@@ -97,7 +97,7 @@ impl Wire {
     /// Where heads are encoded to.
     pub fn out(&mut self) -> &mut BytesMut {
         if self.out.capacity() == 0 {
-            self.out = take_buffer();
+            self.out = buffer::take();
         }
         &mut self.out
     }
@@ -179,10 +179,10 @@ impl Wire {
     /// Nothing is under way: the buffers go back.
     pub fn rest(&mut self) {
         if self.out.is_empty() {
-            give_buffer(std::mem::take(&mut self.out));
+            buffer::give(std::mem::take(&mut self.out));
         }
         if self.read.is_empty() {
-            give_buffer(std::mem::take(&mut self.read));
+            buffer::give(std::mem::take(&mut self.read));
         }
     }
 
@@ -198,34 +198,9 @@ impl Wire {
     }
 }
 
-/// What one read asks for, and the size of borrowed buffers.
-const BUFFER: usize = 16 * 1024;
 /// Less free room than this is not worth a read.
 const READ_ROOM_MIN: usize = 2 * 1024;
 /// Larger pieces are written from where they lie.
 const COPY_MAX: usize = 8 * 1024;
 /// Encoded bytes that may wait to be written.
 const OUT_MAX: usize = 32 * 1024;
-/// Buffers that a thread keeps: as many connections as are mid-request at once.
-const SPARES: usize = 64;
-
-thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_buffer() -> BytesMut {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
-}
-
-fn give_buffer(mut buffer: BytesMut) {
-    buffer.clear();
-    // One that grew, or whose memory is shared with a body on its way, is not kept.
-    if buffer.capacity() > 2 * BUFFER || (buffer.capacity() < BUFFER && !buffer.try_reclaim(BUFFER)) {
-        return;
-    }
-    SPARE.with_borrow_mut(|spare| {
-        if spare.len() < SPARES {
-            spare.push(buffer);
-        }
-    });
-}

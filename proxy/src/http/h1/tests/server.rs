@@ -320,6 +320,24 @@ async fn a_drain_ends_an_idle_connection_and_marks_the_last_answer() {
     assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
 }
 
+#[tokio::test(start_paused = true)]
+async fn only_a_client_that_may_still_speak_is_heard_out() {
+    for (asked, unread, heard_out) in
+        [("close", "", false), ("close", "\r\n", true), ("close", "GET", true), ("keep-alive", "", true)]
+    {
+        let (stream, mut client) = pair();
+        let service = By(|_: &Interim| plain(answer_head(200), Body::Full(Bytes::from_static(b"ok"))));
+        let request = format!("GET / HTTP/1.0\r\nConnection: {asked}\r\n\r\n{unread}");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        serve(stream, &settings(), &service, ready(())).await;
+        assert_eq!(begun.elapsed() > Duration::ZERO, heard_out, "{asked} {unread:?}");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+}
+
 #[test]
 fn a_connection_at_rest_costs_little_beyond_its_socket() {
     let (stream, _client) = pair();

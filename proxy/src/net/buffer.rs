@@ -1,0 +1,33 @@
+//! Buffers for reading and writing, lent to connections while something moves in them. It must never keep more than a busy
+//! worker needs at once, nor one that a burst has made large.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// What one read asks for, and the room in a buffer.
+pub const SIZE: usize = 16 * 1024;
+/// Buffers that a thread keeps: as many connections as are mid-request at once.
+const SPARES: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty one with room for `SIZE` bytes.
+pub fn take() -> BytesMut {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(SIZE))
+}
+
+pub fn give(mut buffer: BytesMut) {
+    buffer.clear();
+    // One that grew, or whose memory is shared with a body on its way, is not kept.
+    if buffer.capacity() > 2 * SIZE || (buffer.capacity() < SIZE && !buffer.try_reclaim(SIZE)) {
+        return;
+    }
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARES {
+            spare.push(buffer);
+        }
+    });
+}
