@@ -132,38 +132,43 @@ impl Requests {
         ending.service = Arc::clone(&chosen.target.label);
         ending.route = Arc::clone(&chosen.route);
         ending.count();
-        let admission = self.admit(&chosen, ending).await?;
+        let (admission, admitted) = self.admit(&chosen, ending).await?;
         let body = mirror::send(self, &mut chosen, &head, body);
-        let admission = admission.map(|admission| (admission, Instant::now()));
         let outcome = {
             // Pinned here: handed on by value, a future is copied at each step, and this one is large.
-            let attempts = pin!(self.attempts(&chosen, &mut head, body, interim, ending));
+            let attempts = pin!(self.attempts(&chosen, admitted, &mut head, body, interim, ending));
             match within(&chosen.policy.timeouts) {
                 Some(most) => local.timers.timeout(most, attempts).await.unwrap_or(Err(Error::RequestTimeout(most))),
                 None => attempts.await,
             }
         };
-        if let Some((admission, started)) = admission {
+        if let Some(admission) = admission {
             let seen = match &outcome {
                 Ok(answered) => outcome_of(&answered.head),
                 Err(error) => outcome_of_error(error),
             };
+            let now = Instant::now();
             let mut dice = local.dice.borrow_mut();
-            let _ = admission.report(seen, started.elapsed(), Instant::now(), &mut *dice);
+            let _ = admission.report(seen, now.saturating_duration_since(admitted), now, &mut *dice);
         }
         Ok(outcome?)
     }
 
-    /// The limits of the destination, in the order in which they are cheap: rate, breaker, bulkhead.
-    async fn admit(&self, chosen: &Chosen, ending: &mut Ending) -> Result<Option<Admission>, Refusal> {
+    /// The limits of the destination, in the order in which they are cheap: rate, breaker, bulkhead. And when it was let in.
+    async fn admit(&self, chosen: &Chosen, ending: &mut Ending) -> Result<(Option<Admission>, Instant), Refusal> {
         let target = &chosen.target;
+        // Deciding takes microseconds, a look at the clock a good part of one: only waiting makes it later.
+        let mut now = ending.started();
         if target.policy.mode == Mode::Shadow {
-            return Ok(None);
+            return Ok((None, now));
         }
         if let Some(rate) = &target.shared.rate {
-            match rate.bucket.reserve(Instant::now(), rate.wait_max) {
+            match rate.bucket.reserve(now, rate.wait_max) {
                 Ok(Duration::ZERO) => {}
-                Ok(wait) => self.local.timers.sleep(wait).await,
+                Ok(wait) => {
+                    self.local.timers.sleep(wait).await;
+                    now = Instant::now();
+                }
                 Err(after) => {
                     let error = Error::RateLimited(target.name.clone());
                     return Err(Refusal { error, retry_after: Some(after), status: None });
@@ -172,7 +177,7 @@ impl Requests {
         }
         let admission = match &target.shared.breaker {
             None => None,
-            Some(breaker) => match breaker.admit(Instant::now()) {
+            Some(breaker) => match breaker.admit(now) {
                 breaker::Verdict::Admitted(admission) => Some(admission),
                 breaker::Verdict::Open { retry_after } => {
                     let error = Error::BreakerOpen(target.name.clone());
@@ -192,22 +197,24 @@ impl Requests {
             Some(permit) => ending.hold(permit),
             None => return Err(Error::ConcurrencyLimit(target.name.clone()).into()),
         }
-        Ok(admission)
+        Ok((admission, now))
     }
 
     /// Pick, send, record, decide, until there is an answer or nothing more to try.
     async fn attempts<'c>(
         &'c self,
         chosen: &Chosen,
+        admitted: Instant,
         head: &mut RequestHead,
         body: Body<'c>,
         interim: &'c Interim,
         ending: &mut Ending,
     ) -> Result<Answered<'c>, Error> {
         let target = &chosen.target;
+        let takes_time = !matches!(body, Body::Empty);
         let mut replay = Replay::prepare(body, &chosen.policy.retries).await?;
         let mut tried: Vec<usize> = Vec::new();
-        let mut now = Instant::now();
+        let mut now = if takes_time { Instant::now() } else { admitted };
         target.shared.retries.deposit(now);
         target.shared.transport_retries.deposit(now);
         let deadline = chosen.policy.timeouts.request.map(|most| ending.started() + most);

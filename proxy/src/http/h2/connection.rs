@@ -7,6 +7,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use bytes::BytesMut;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -15,9 +16,12 @@ use crate::http::h2::FRAME;
 use crate::http::h2::KeepAlive;
 use crate::http::h2::batch::BatchIo;
 use crate::http::h2::frame;
+use crate::http::h2::frame::Code;
+use crate::http::h2::frame::Head;
 use crate::http::h2::state::ALIVE;
 use crate::http::h2::state::Core;
 use crate::http::h2::state::Ended;
+use crate::http::h2::state::State;
 use crate::timer::Sleep;
 use crate::timer::Timers;
 
@@ -36,6 +40,9 @@ pub(super) struct Connection<T: AsyncRead + AsyncWrite + Unpin> {
     pub(super) core: Core,
     /// The beginning of a frame.
     left: Vec<u8>,
+    /// The beginning of a large DATA frame, which mostly comes in several reads: a full one is longer than a TLS record. Put
+    /// together here, it is copied once.
+    data: Option<(Head, BytesMut)>,
     /// The preface has not been read yet.
     nameless: bool,
     pings: Option<Pings>,
@@ -45,7 +52,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
     pub(super) fn new(io: BatchIo<T>, core: Core, timers: &Timers) -> Self {
         let (nameless, every) = (core.borrow().is_server, core.borrow().settings.keep_alive);
         let pings = every.map(|every| Pings::new(every, timers));
-        Self { io, core, left: Vec::new(), nameless, pings }
+        Self { io, core, left: Vec::new(), data: None, nameless, pings }
     }
 
     /// Ready once the client has said what it speaks, or has not.
@@ -116,7 +123,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
                 return Poll::Ready(());
             }
             if n == 0 {
-                state.end(if before == 0 && !self.nameless { Ended::Closed } else { Ended::Lost });
+                state.end(if before == 0 && self.data.is_none() && !self.nameless {
+                    Ended::Closed
+                } else {
+                    Ended::Lost
+                });
                 return Poll::Ready(());
             }
             buffer[..before].copy_from_slice(&self.left);
@@ -124,7 +135,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
             if self.nameless {
                 let said = bytes.len().min(frame::PREFACE.len());
                 if bytes[..said] != frame::PREFACE[..said] {
-                    state.end(Ended::Broken(frame::Code::PROTOCOL_ERROR));
+                    state.end(Ended::Broken(Code::PROTOCOL_ERROR));
                     return Poll::Ready(());
                 }
                 if said < frame::PREFACE.len() {
@@ -134,18 +145,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
                 self.nameless = false;
                 bytes = &bytes[said..];
             }
-            match state.frames(bytes) {
-                Ok(taken) => {
-                    self.left.clear();
-                    self.left.extend_from_slice(&bytes[taken..]);
-                    if self.left.is_empty() && self.left.capacity() > SMALL_LEFT {
-                        self.left = Vec::new();
-                    }
+            match put_together(&mut self.data, bytes, &mut state).and_then(|rest| Ok(&rest[state.frames(rest)?..])) {
+                Ok(rest) => {
+                    drop(state);
+                    self.keep(rest);
                 }
                 Err(code) => state.end(Ended::Broken(code)),
             }
             Poll::Ready(())
         })
+    }
+
+    /// What is no whole frame yet.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.left.clear();
+        if let Some(head) = Head::of_large_data(bytes) {
+            let mut data = BytesMut::with_capacity(head.length);
+            data.extend_from_slice(&bytes[frame::HEAD..]);
+            self.data = Some((head, data));
+        } else {
+            self.left.extend_from_slice(bytes);
+        }
+        if self.left.is_empty() && self.left.capacity() > SMALL_LEFT {
+            self.left = Vec::new();
+        }
     }
 
     /// Lets everything that was said reach the peer, and says that no more comes.
@@ -171,12 +194,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Connection<T> {
     }
 }
 
+/// Gives the DATA frame that has begun what belongs to it; the rest.
+fn put_together<'b>(
+    begun: &mut Option<(Head, BytesMut)>,
+    bytes: &'b [u8],
+    state: &mut State,
+) -> Result<&'b [u8], Code> {
+    let Some((head, mut data)) = begun.take() else { return Ok(bytes) };
+    let (more, rest) = bytes.split_at(bytes.len().min(head.length - data.len()));
+    data.extend_from_slice(more);
+    if data.len() < head.length {
+        *begun = Some((head, data));
+    } else {
+        state.put_together(&head, data.freeze())?;
+    }
+    Ok(rest)
+}
+
 /// However the task goes, its streams learn of it, and a client learns which of its requests nobody has looked at.
 impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Connection<T> {
     fn drop(&mut self) {
         let mut state = self.core.borrow_mut();
         if state.is_server && !self.nameless && state.ended.is_none() && state.told.is_none() {
-            state.say_goaway(state.last_id, frame::Code::NO_ERROR);
+            state.say_goaway(state.last_id, Code::NO_ERROR);
         }
         state.end(Ended::Lost);
     }

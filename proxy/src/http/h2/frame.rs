@@ -1,5 +1,7 @@
 //! The nine bytes before every frame, and the numbers of RFC 9113. It must never hold state.
 
+use crate::http::h2::SMALL;
+
 /// What a client says first.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's head.
@@ -63,6 +65,12 @@ impl Head {
         let [a, b, c, kind, flags, stream @ ..] = *bytes;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         Self { length, kind, flags, stream: u32::from_be_bytes(stream) & MOST }
+    }
+
+    /// Of a frame that may begin here, whose payload is the body's own bytes, and enough of them to be kept as they are.
+    pub(super) fn of_large_data(bytes: &[u8]) -> Option<Self> {
+        let head = Self::parse(bytes.first_chunk()?);
+        (head.kind == DATA && !head.has(PADDED) && head.length >= SMALL).then_some(head)
     }
 
     pub(super) fn has(&self, flag: u8) -> bool {

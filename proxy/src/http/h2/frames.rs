@@ -1,6 +1,7 @@
 //! What each frame of the peer does to the connection's state. An error is the connection's: the peer is told its code. It
 //! must never trust a length, an id or an order.
 
+use bytes::Bytes;
 use leno_proto::request::Headers;
 
 use crate::error::Reason;
@@ -26,6 +27,21 @@ use crate::http::h2::stream::End;
 use crate::http::h2::stream::Gone;
 use tokio::time::Instant;
 
+/// A frame's payload: where it was read, or in memory of its own.
+enum Payload<'p> {
+    Read(&'p [u8]),
+    Own(Bytes),
+}
+
+impl Payload<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
 impl State {
     /// Takes the frames that are whole at the beginning of `bytes`; how many bytes they were.
     pub(super) fn frames(&mut self, bytes: &[u8]) -> Result<usize, Code> {
@@ -36,13 +52,18 @@ impl State {
                 return Err(Code::FRAME_SIZE_ERROR);
             }
             let Some(payload) = bytes.get(at + frame::HEAD..at + frame::HEAD + head.length) else { break };
-            self.frame(&head, payload)?;
+            self.frame(&head, Payload::Read(payload))?;
             at += frame::HEAD + head.length;
         }
         Ok(at)
     }
 
-    fn frame(&mut self, head: &Head, payload: &[u8]) -> Framed {
+    /// Takes a DATA frame without padding that came in several reads and was put together where it will stay.
+    pub(super) fn put_together(&mut self, head: &Head, data: Bytes) -> Framed {
+        self.frame(head, Payload::Own(data))
+    }
+
+    fn frame(&mut self, head: &Head, payload: Payload<'_>) -> Framed {
         let goes_on = self.unfinished.as_ref().map(|unfinished| unfinished.stream);
         if goes_on.is_some_and(|stream| head.kind != frame::CONTINUATION || head.stream != stream) {
             return Err(Code::PROTOCOL_ERROR);
@@ -58,8 +79,11 @@ impl State {
         if (of_stream && head.stream == 0) || (of_connection && head.stream != 0) {
             return Err(Code::PROTOCOL_ERROR);
         }
+        let payload = match head.kind {
+            frame::DATA => return self.data(head, payload),
+            _ => payload.bytes(),
+        };
         match head.kind {
-            frame::DATA => self.data(head, payload),
             frame::HEADERS => self.headers(head, payload),
             frame::PRIORITY => priority(head, payload.try_into().map_err(|_| Code::FRAME_SIZE_ERROR)?),
             frame::RST_STREAM => self.rst_stream(head, payload),
@@ -73,13 +97,14 @@ impl State {
         }
     }
 
-    fn data(&mut self, head: &Head, payload: &[u8]) -> Framed {
-        let data = frame::unpadded(head, payload).ok_or(Code::PROTOCOL_ERROR)?;
-        self.window -= payload.len() as i64;
+    fn data(&mut self, head: &Head, from: Payload<'_>) -> Framed {
+        let data = frame::unpadded(head, from.bytes()).ok_or(Code::PROTOCOL_ERROR)?;
+        let (framed, length) = (from.bytes().len(), data.len());
+        self.window -= framed as i64;
         if self.window < 0 {
             return Err(Code::FLOW_CONTROL_ERROR);
         }
-        if data.is_empty() && !head.has(frame::END_STREAM) {
+        if length == 0 && !head.has(frame::END_STREAM) {
             self.empty += 1;
             if self.empty > EMPTY_MAX {
                 return Err(Code::ENHANCE_YOUR_CALM);
@@ -91,7 +116,7 @@ impl State {
             if self.is_untouched(head.stream) {
                 return Err(Code::PROTOCOL_ERROR);
             }
-            self.owed += payload.len();
+            self.owed += framed;
             self.pay();
             if self.is_server && !self.is_news(head.stream) {
                 self.say_reset(head.stream, Code::STREAM_CLOSED);
@@ -103,30 +128,33 @@ impl State {
         let stream = self.stream(key);
         if stream.gone.is_some() || stream.peer_ended || (!is_server && !stream.answered) {
             let (gone, ended) = (stream.gone, stream.peer_ended);
-            self.owed += payload.len();
+            self.owed += framed;
             self.pay();
             return match gone {
                 Some(gone) => self.late(head.stream, gone),
                 None => self.fault(key, if ended { Code::STREAM_CLOSED } else { Code::PROTOCOL_ERROR }),
             };
         }
-        stream.window -= payload.len() as i64;
-        stream.received += data.len() as u64;
+        stream.window -= framed as i64;
+        stream.received += length as u64;
         let over = stream.window < 0;
-        let long = stream.length.is_some_and(|length| stream.received > length);
+        let long = stream.length.is_some_and(|most| stream.received > most);
         if over || long {
-            self.owed += payload.len();
+            self.owed += framed;
             return self.fault(key, if over { Code::FLOW_CONTROL_ERROR } else { Code::PROTOCOL_ERROR });
         }
-        stream.owed += payload.len() - data.len();
-        let kept = if stream.unread { 0 } else { data.len() };
+        stream.owed += framed - length;
+        let kept = if stream.unread { 0 } else { length };
         if kept > 0 {
-            stream.keep(data);
+            match from {
+                Payload::Read(_) => stream.keep(data),
+                Payload::Own(whole) => stream.keep_whole(whole),
+            }
             stream.starved = false;
             stream.wake_reader();
             self.ledger().add(kept);
         }
-        self.owed += payload.len() - kept;
+        self.owed += framed - kept;
         if head.has(frame::END_STREAM) {
             return self.ended(key, None);
         }

@@ -167,14 +167,19 @@ impl Stream {
     }
 
     pub(super) fn keep(&mut self, data: &[u8]) {
-        self.held += data.len();
-        if data.len() < SMALL {
-            return self.tail.extend_from_slice(data);
+        if data.len() >= SMALL {
+            return self.keep_whole(Bytes::copy_from_slice(data));
         }
+        self.held += data.len();
+        self.tail.extend_from_slice(data);
+    }
+
+    pub(super) fn keep_whole(&mut self, data: Bytes) {
+        self.held += data.len();
         if !self.tail.is_empty() {
             self.ahead.push_back(self.tail.split().freeze());
         }
-        self.ahead.push_back(Bytes::copy_from_slice(data));
+        self.ahead.push_back(data);
     }
 
     pub(super) fn take(&mut self) -> Option<Bytes> {

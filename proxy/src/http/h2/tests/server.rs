@@ -93,6 +93,24 @@ fn trailers_go_both_ways_without_what_must_not_be_one() {
 }
 
 #[test]
+fn a_body_arrives_whole_however_its_frames_are_cut() {
+    run(async {
+        let sent: Vec<u8> = (0..100_000_u32).map(|at| (at * 7 / 3) as u8).collect();
+        for pipe in [100, 1_023, 1_033, 4_096, 16_384, 16_392, 16_393, 16_394, 40_000] {
+            let (near, far) = tokio::io::duplex(pipe);
+            let (timers, app) = (Timers::new(), Rc::new(App::default()));
+            let server = timers.clone();
+            tokio::task::spawn_local(
+                async move { serve(far, &settings(), app, &server, std::future::pending()).await },
+            );
+            let client = connect(near, &settings(), &timers).await;
+            let (_, body) = exchange(&client, &get("/echo"), Body::Full(sent.clone().into())).await;
+            assert!(whole(body).await.as_deref() == Ok(&sent[..]), "through {pipe} bytes");
+        }
+    });
+}
+
+#[test]
 fn slow_readers_do_not_hold_up_the_rest() {
     run(async {
         let mut served = served(&settings());
