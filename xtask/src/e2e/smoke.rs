@@ -58,6 +58,22 @@ const RIGHTS: [(bool, &str); 34] = [
     (false, "create serviceaccounts -n default --subresource=token"),
 ];
 
+/// The same by trying: whether the API server does it in the account's name. Nothing of it would harm where it were done.
+const TRIED: [(bool, &str); 12] = [
+    (true, "get pods -A"),
+    (true, "get httproutes.gateway.networking.k8s.io -A"),
+    (true, "get secret leno-root -n leno-system"),
+    (true, "get lease leno-control-plane -n leno-system"),
+    (false, "get secrets -n default"),
+    (false, "get secrets -n leno-system"),
+    (false, "get secret leno-root -n default"),
+    (false, "delete secret leno-root -n leno-system --dry-run=server"),
+    (false, "delete pod nobody -n default --dry-run=server"),
+    (false, "create service clusterip another -n default --tcp=80 --dry-run=server"),
+    (false, "create token leno-control-plane -n leno-system"),
+    (false, "annotate service kubernetes -n default tried=yes --dry-run=server"),
+];
+
 /// A cluster under test.
 pub(crate) struct Target {
     pub(crate) kubeconfig: PathBuf,
@@ -139,7 +155,7 @@ impl Target {
         self.helm(&arguments).map(drop)
     }
 
-    /// By asking the API server, as the control plane's account.
+    /// As the control plane's account, by asking the API server and by trying.
     fn rights(&self) -> anyhow::Result<()> {
         let account = format!("--as=system:serviceaccount:{SYSTEM}:leno-control-plane");
         for (expected, words) in RIGHTS {
@@ -147,6 +163,16 @@ impl Target {
             question.extend(words.split(' '));
             let may = self.command("kubectl").args(&question).output()?.status.success();
             ensure!(may == expected, "can-i {words}: {may}, and should be {expected}");
+        }
+        for (expected, words) in TRIED {
+            let attempt: Vec<&str> = words.split(' ').chain([account.as_str()]).collect();
+            match self.kubectl(&attempt) {
+                Ok(_) => ensure!(expected, "it may {words}"),
+                Err(error) => {
+                    let said = error.to_string();
+                    ensure!(!expected && said.contains("is forbidden"), "kubectl {words}: {said}");
+                }
+            }
         }
         Ok(())
     }
