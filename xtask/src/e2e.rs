@@ -16,8 +16,11 @@ mod upgrade;
 
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
+use clap::ValueEnum as _;
 
 use crate::cluster::Cluster;
 use crate::cluster::tools;
@@ -40,9 +43,11 @@ pub(crate) struct Options {
     place: Place,
 }
 
-/// What `--all` tells after the smoke test.
+/// What `--all` tells after the smoke test, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// Gateway API's own mesh suite, whole, as `cargo xtask conformance`.
+    Conformance,
     /// Whose requests take which routes, and what kubectl says of those that cannot be.
     Routes,
     /// Callers without sidecars: a scraper and an ingress controller.
@@ -89,19 +94,34 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             target.install()?;
             part.run(target)
         }
-        None => {
-            smoke::run(target)?;
-            Part::ALL.into_iter().filter(|_| options.all).try_for_each(|part| part.run(target))
-        }
+        None => story(target, if options.all { Part::value_variants() } else { &[] }),
     })
 }
 
-impl Part {
-    const ALL: [Self; 7] =
-        [Self::Routes, Self::Outsiders, Self::Example, Self::Tokens, Self::Stories, Self::Upgrade, Self::Leave];
+/// The smoke test, and these parts after it; how long each took is said at the end.
+fn story(target: &Target, parts: &[Part]) -> anyhow::Result<()> {
+    let mut told: Vec<(String, Duration)> = Vec::new();
+    let start = Instant::now();
+    smoke::run(target)?;
+    told.push(("smoke".to_owned(), start.elapsed()));
+    for part in parts {
+        let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        eprintln!("--- {name}");
+        let start = Instant::now();
+        part.run(target).with_context(|| format!("in `--only {name}`"))?;
+        told.push((name, start.elapsed()));
+    }
+    eprintln!("all parts hold:");
+    for (name, took) in told {
+        eprintln!("{name:>12} {:6.0} s", took.as_secs_f32());
+    }
+    Ok(())
+}
 
+impl Part {
     fn run(self, target: &Target) -> anyhow::Result<()> {
         match self {
+            Self::Conformance => conformance::whole(target),
             Self::Routes => routes::run(target),
             Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
@@ -115,8 +135,8 @@ impl Part {
 
 /// `cargo xtask conformance`.
 pub(crate) fn conformance(options: &conformance::Options) -> anyhow::Result<()> {
-    options.clear()?;
-    options.place.with(Wants::default(), |target| conformance::run(options, target))
+    options.suite.clear()?;
+    options.place.with(Wants::default(), |target| conformance::run(&options.suite, target))
 }
 
 /// Images that not all tests want.

@@ -15,6 +15,7 @@ use anyhow::Context;
 use anyhow::ensure;
 
 use super::smoke::Target;
+use super::smoke::step;
 use crate::cluster::tools;
 use crate::image;
 use crate::shell;
@@ -43,6 +44,9 @@ const FEATURES: [&str; 17] = [
 /// The image that the suite's manifests name. Its program is ours: the upstream one is published as an image only.
 const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
+/// Where the suite writes its report, if nobody says where.
+const REPORT: &str = "target/conformance.yaml";
+
 /// Everything that the suite says.
 const LOG: &str = "target/conformance.log";
 
@@ -50,6 +54,13 @@ const LOG: &str = "target/conformance.log";
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) place: super::Place,
+    #[command(flatten)]
+    pub(crate) suite: Suite,
+}
+
+/// How much of it.
+#[derive(clap::Args)]
+pub(crate) struct Suite {
     /// Only this test, such as MeshTrafficSplit.
     #[arg(long, value_name = "NAME")]
     test: Option<String>,
@@ -57,7 +68,7 @@ pub(crate) struct Options {
     #[arg(long)]
     without: bool,
     /// Where the suite writes its report.
-    #[arg(long, value_name = "FILE", default_value = "target/conformance.yaml")]
+    #[arg(long, value_name = "FILE", default_value = REPORT)]
     report: PathBuf,
 }
 
@@ -72,7 +83,12 @@ pub(crate) fn echo(programs: &Path) -> anyhow::Result<PathBuf> {
     image::write(&image)
 }
 
-impl Options {
+impl Suite {
+    /// Every test, with Leno.
+    pub(super) fn whole() -> Self {
+        Self { test: None, without: false, report: REPORT.into() }
+    }
+
     fn report(&self) -> PathBuf {
         shell::root().join(&self.report)
     }
@@ -92,7 +108,16 @@ impl Options {
     }
 }
 
-pub(crate) fn run(options: &Options, target: &Target) -> anyhow::Result<()> {
+/// As a part of `--all`.
+pub(super) fn whole(target: &Target) -> anyhow::Result<()> {
+    let suite = Suite::whole();
+    suite.clear()?;
+    step("every core and every extended test of MESH-HTTP and MESH-GRPC passes, and none is skipped", || {
+        run(&suite, target)
+    })
+}
+
+pub(crate) fn run(options: &Suite, target: &Target) -> anyhow::Result<()> {
     tools::build(&["conformance"])?;
     target.gateway_api()?;
     if !options.without {
