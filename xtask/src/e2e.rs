@@ -6,6 +6,7 @@ mod cli;
 pub(crate) mod conformance;
 mod earlier;
 pub(crate) mod example;
+mod malformed;
 mod outsiders;
 mod routes;
 mod smoke;
@@ -50,6 +51,8 @@ enum Part {
     Conformance,
     /// Whose requests take which routes, and what kubectl says of those that cannot be.
     Routes,
+    /// Objects that make no sense: refused at admission or told so, and without effect.
+    Malformed,
     /// Callers without sidecars: a scraper and an ingress controller.
     Outsiders,
     /// The README's first half hour on Kubernetes, with traces in an OTLP backend.
@@ -123,6 +126,7 @@ impl Part {
         match self {
             Self::Conformance => conformance::whole(target),
             Self::Routes => routes::run(target),
+            Self::Malformed => malformed::run(target),
             Self::Outsiders => outsiders::run(target),
             Self::Example => example::run(target),
             Self::Tokens => tokens::run(target),
