@@ -6,6 +6,7 @@ mod cli;
 pub(crate) mod conformance;
 mod earlier;
 pub(crate) mod example;
+mod helm3;
 mod malformed;
 mod outsiders;
 mod routes;
@@ -63,6 +64,8 @@ enum Part {
     Stories,
     /// From an earlier Leno to this one and back, under load.
     Upgrade,
+    /// The chart by Helm 3.17: linted, rendered, installed, tested, upgraded, rolled back, taken over by Helm 4, uninstalled.
+    Helm3,
     /// Sidecars of another release rolled by `leno restart`, and Leno taken away for good.
     Leave,
 }
@@ -84,12 +87,15 @@ pub(crate) struct Place {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    tools::build(&["helm"])?;
-    chart::check()?;
+    tools::build(&[tools::HELM])?;
+    chart::check(tools::HELM)?;
     if options.chart {
         return Ok(());
     }
     let tells = |part| options.all || options.only == Some(part);
+    if tells(Part::Helm3) {
+        tools::build(&[tools::HELM3])?;
+    }
     let wants = Wants { traces: tells(Part::Example), earlier: tells(Part::Upgrade) };
     options.place.with(wants, |target| match options.only {
         Some(part) => {
@@ -132,6 +138,7 @@ impl Part {
             Self::Tokens => tokens::run(target),
             Self::Stories => stories::run(target),
             Self::Upgrade => upgrade::run(target),
+            Self::Helm3 => helm3::run(target),
             Self::Leave => cli::leave(target),
         }
     }
@@ -167,14 +174,19 @@ impl Place {
         let leno = programs.join("leno");
         if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|_| self.cluster.is_none()) {
             tools::build(&tools::CLIENTS)?;
-            let target =
-                Target { kubeconfig: kubeconfig.into(), leno, repository: self.repository.clone(), cluster: None };
+            let (kubeconfig, repository) = (kubeconfig.into(), self.repository.clone());
+            let target = Target { kubeconfig, leno, helm: tools::HELM, repository, cluster: None };
             return tests(&target).inspect_err(|_| target.describe());
         }
         let own = format!("e2e-{}", std::process::id());
         let cluster = Cluster::up(self.cluster.as_deref().unwrap_or(&own))?;
-        let target =
-            Target { kubeconfig: cluster.kubeconfig(), leno, repository: None, cluster: Some(cluster.clone()) };
+        let target = Target {
+            kubeconfig: cluster.kubeconfig(),
+            leno,
+            helm: tools::HELM,
+            repository: None,
+            cluster: Some(cluster.clone()),
+        };
         let loaded = archives.iter().try_for_each(|archive| cluster.load(archive));
         let result = loaded.and_then(|()| tests(&target)).inspect_err(|_| target.describe());
         if self.cluster.is_none() {

@@ -30,9 +30,10 @@ const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
 /// File systems that no test machine needs, and whose C libraries it then need not have.
 const CONTAINERD: &str = "no_btrfs,no_devmapper,no_zfs";
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     // Programs of one module stand together, because they are built together.
-    plain("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+    plain(HELM, HELM, "helm.sh/helm/v4/cmd/helm"),
+    plain(HELM3, HELM3, "helm.sh/helm/v3/cmd/helm"),
     plain("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -52,9 +53,12 @@ const TOOLS: [Tool; 16] = [
 ];
 
 const CONFORMANCE: &str = "conformance";
+pub(crate) const HELM: &str = "helm";
+/// The last line but one, 3.17, which many have: a module of its own, because both want other versions of the same libraries.
+pub(crate) const HELM3: &str = "helm3";
 
 /// What is needed to talk to a cluster that somebody else made.
-pub(crate) const CLIENTS: [&str; 2] = ["kubectl", "helm"];
+pub(crate) const CLIENTS: [&str; 2] = ["kubectl", HELM];
 
 const fn plain(name: &'static str, module: &'static str, package: &'static str) -> Tool {
     Tool { name, module, package, tags: "", link: "" }
@@ -77,9 +81,10 @@ pub(crate) fn command(name: &str) -> Command {
     Command::new(folder().join(name))
 }
 
-/// Builds every program that a cluster is made of.
+/// Builds every program that a cluster is made of; what single tests want beside it they build themselves.
 pub(crate) fn build_all() -> anyhow::Result<()> {
-    let programs: Vec<&str> = TOOLS.iter().map(|tool| tool.name).filter(|name| *name != CONFORMANCE).collect();
+    let programs = TOOLS.iter().map(|tool| tool.name).filter(|name| ![CONFORMANCE, HELM3].contains(name));
+    let programs: Vec<&str> = programs.collect();
     build(&programs)
 }
 

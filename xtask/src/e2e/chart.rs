@@ -1,6 +1,8 @@
 //! The chart without a cluster: lint, what it renders for which values, and which values it refuses. It must never need the
 //! network.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use anyhow::ensure;
 
@@ -8,10 +10,14 @@ use crate::cluster::tools;
 
 const CHART: &str = "charts/leno";
 const HA: &str = "charts/leno/values-ha.yaml";
+/// All that is not there by default.
+const FULL: &str = "monitoring.serviceMonitor.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
 
-pub(crate) fn check() -> anyhow::Result<()> {
+/// All of it by this helm.
+pub(crate) fn check(program: &str) -> anyhow::Result<()> {
+    let render = |values: &[&str]| render(program, values);
     for values in [&[][..], &["-f", HA]] {
-        helm(&[&["lint", "--strict", CHART], values].concat())?;
+        helm(program, &[&["lint", "--strict", CHART], values].concat())?;
     }
     let plain = render(&[])?;
     let control_plane = object(&plain, "Deployment", "leno-control-plane")?;
@@ -50,8 +56,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let guard = |set| render(&["--set", set]).map(|text| text.contains("helm.sh/hook: pre-delete"));
     ensure!(guard("uninstall.guard=true")? && !guard("uninstall.guard=false")?, "uninstall.guard does nothing");
 
-    let full = "monitoring.serviceMonitor.enabled=true,monitoring.podMonitor.enabled=true,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,networkPolicy.enabled=true";
-    let full = render(&["--set", full, "--set", "tracing.endpoint=http://collector:4317"])?;
+    let full = render(&["--set", FULL, "--set", "tracing.endpoint=http://collector:4317"])?;
     ensure!(full.contains("value: \"http://collector:4317\""), "tracing.endpoint reaches nobody");
     for kind in ["PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"] {
         ensure!(full.contains(&format!("\nkind: {kind}\n")), "no {kind}");
@@ -89,9 +94,27 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two helms make the same objects of it, to the byte; in which order they print them is theirs.
+pub(super) fn same(one: &str, other: &str) -> anyhow::Result<()> {
+    for values in [&[][..], &["-f", HA], &["--set", FULL]] {
+        let (ours, theirs) = (render(one, values)?, render(other, values)?);
+        let (ours, theirs) = (objects(&ours), objects(&theirs));
+        ensure!(ours.len() > 10, "{} objects are no chart: {ours:?}", ours.len());
+        let odd: Vec<&str> = ours.symmetric_difference(&theirs).copied().collect();
+        ensure!(odd.is_empty(), "with {values:?} {one} and {other} differ in\n{}", odd.join("\n---\n"));
+        eprintln!("  {} objects with {values:?}", ours.len());
+    }
+    Ok(())
+}
+
 /// What the chart becomes.
-fn render(values: &[&str]) -> anyhow::Result<String> {
-    helm(&[&["template", "leno", CHART, "--namespace", "leno-system", "--kube-version", "1.36.3"], values].concat())
+fn render(program: &str, values: &[&str]) -> anyhow::Result<String> {
+    let place = ["template", "leno", CHART, "--namespace", "leno-system", "--kube-version", "1.36.3"];
+    helm(program, &[&place, values].concat())
+}
+
+fn objects(rendered: &str) -> BTreeSet<&str> {
+    rendered.split("\n---\n").map(|object| object.trim_start_matches("---").trim()).collect()
 }
 
 /// The rendered object of a kind and a name.
@@ -103,9 +126,14 @@ fn object<'a>(rendered: &'a str, kind: &str, name: &str) -> anyhow::Result<&'a s
         .with_context(|| format!("not rendered: {}{}", kind.trim(), name.trim_end()))
 }
 
-fn helm(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = tools::command("helm").args(arguments).output().context("start helm")?;
+fn helm(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = tools::command(program).args(arguments).output().context("start helm")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "helm {}: {}{said}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}{said}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stdout)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

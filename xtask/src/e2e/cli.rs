@@ -12,6 +12,7 @@ use super::smoke::SYSTEM;
 use super::smoke::Target;
 use super::smoke::eventually;
 use super::smoke::step;
+use crate::cluster::tools::HELM3;
 
 /// The only doubt about a control plane of one replica.
 const DOUBTS: [&str; 1] = ["ONE_REPLICA"];
@@ -95,6 +96,11 @@ pub(super) fn lost(target: &Target) -> anyhow::Result<()> {
 pub(super) fn guarded(target: &Target) -> anyhow::Result<()> {
     let said = target.helm(&["uninstall", "leno", "--namespace", SYSTEM, "--timeout", "3m"]);
     let said = format!("{:#}", said.err().context("helm took the control plane away from pods with sidecars")?);
+    let said = match target.helm {
+        // Before 3.18 it tells only that the hook failed.
+        HELM3 => target.kubectl(&["-n", SYSTEM, "logs", "job/leno-uninstall-guard"])?,
+        _ => said,
+    };
     ensure!(said.contains("have a sidecar") || said.contains("has a sidecar"), "the refusal does not say why: {said}");
     let back = said.split('`').find(|words| words.starts_with("helm rollback")).map(str::to_owned);
     let back = back.with_context(|| format!("the refusal does not say how to keep the release: {said}"))?;
@@ -132,8 +138,8 @@ fn outdated(target: &Target) -> anyhow::Result<()> {
 }
 
 /// With nobody left to strand, all goes but what users have written and its definitions.
-fn uninstalled(target: &Target) -> anyhow::Result<()> {
-    target.kubectl(&["delete", "namespace", SHOP, "--wait", "--timeout=300s"])?;
+pub(super) fn uninstalled(target: &Target) -> anyhow::Result<()> {
+    target.kubectl(&["delete", "namespace", SHOP, "--ignore-not-found", "--wait", "--timeout=300s"])?;
     target.helm(&["uninstall", "leno", "--namespace", SYSTEM, "--wait", "--timeout", "5m"])?;
     ask(target, &["check"], 1, &["NOT_INSTALLED"])?;
     target.kubectl(&["get", "crd", "trafficpolicies.policy.leno.dev"])?;

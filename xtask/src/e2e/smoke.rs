@@ -75,10 +75,13 @@ const TRIED: [(bool, &str); 12] = [
 ];
 
 /// A cluster under test.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) kubeconfig: PathBuf,
     /// The command line.
     pub(crate) leno: PathBuf,
+    /// Which of the two that are built installs the chart.
+    pub(crate) helm: &'static str,
     /// Where its nodes find Leno's images, if not where the chart says.
     pub(crate) repository: Option<String>,
     /// Where it is ours: its programs may be stopped.
@@ -90,7 +93,7 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("leno check --before: the cluster is fit", || cli::fit(target))?;
     step("the chart installs, and its control plane is ready", || target.install())?;
     step("the control plane may do what it needs, and nothing else", || target.rights())?;
-    step("helm test", || target.helm(&["test", "leno", "--namespace", SYSTEM, "--timeout", "5m"]).map(drop))?;
+    step("helm test", || target.helm_test())?;
     step("annotated pods run with their sidecars", || target.inject())?;
     step("one service calls the other", || target.calls())?;
     step("what travels between them is mTLS", || target.is_mtls())?;
@@ -177,6 +180,10 @@ impl Target {
         Ok(())
     }
 
+    pub(super) fn helm_test(&self) -> anyhow::Result<()> {
+        self.helm(&["test", "leno", "--namespace", SYSTEM, "--timeout", "5m"]).map(drop)
+    }
+
     pub(super) fn inject(&self) -> anyhow::Result<()> {
         self.apply(&self.manifest("shop.yaml")?)?;
         for deployment in ["deployment/catalog", "deployment/client"] {
@@ -212,7 +219,7 @@ impl Target {
     }
 
     /// By the caller's own count: the kubelet's probes reach the server in plaintext, and are not what this is about.
-    fn is_mtls(&self) -> anyhow::Result<()> {
+    pub(super) fn is_mtls(&self) -> anyhow::Result<()> {
         let metrics = self.metrics("app=client")?;
         let outbound = |tls: &str| {
             let words =
@@ -393,7 +400,7 @@ impl Target {
     }
 
     pub(super) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        shell::quiet(self.command("helm").args(arguments))
+        shell::quiet(self.command(self.helm).args(arguments))
     }
 
     /// One of the cluster's own programs.
