@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -71,6 +73,9 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
+/// How long a new connection has for its first request when the application is told to end.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 type Request = hyper::Request<hyper::body::Incoming>;
 type Answer = hyper::Response<Full<Bytes>>;
 
@@ -110,13 +115,22 @@ async fn accept(listener: TcpListener, app: Rc<App>) -> anyhow::Result<()> {
         connections.spawn_local(connection(socket, app.clone(), leaving.clone()));
         while connections.try_join_next().is_some() {}
     }
+    // Who waits in the kernel's queue is connected as far as he knows, and has asked.
+    let listener = listener.into_std()?;
+    while let Ok((socket, _)) = listener.accept() {
+        socket.set_nonblocking(true)?;
+        connections.spawn_local(connection(TcpStream::from_std(socket)?, app.clone(), leaving.clone()));
+    }
     drop((listener, serving));
     while connections.join_next().await.is_some() {}
     Ok(())
 }
 
 async fn connection(socket: TcpStream, app: Rc<App>, mut leaving: watch::Receiver<()>) {
+    let asked = Rc::new(Notify::new());
+    let told = asked.clone();
     let service = hyper::service::service_fn(move |request| {
+        told.notify_one();
         let app = app.clone();
         async move { Ok::<_, Infallible>(app.answer(&request).await) }
     });
@@ -125,8 +139,15 @@ async fn connection(socket: TcpStream, app: Rc<App>, mut leaving: watch::Receive
     tokio::select! {
         _ = connection.as_mut() => return,
         // Nothing is ever sent: this is the sender's end.
-        _ = leaving.changed() => connection.as_mut().graceful_shutdown(),
+        _ = leaving.changed() => {}
     }
+    // hyper cuts a connection of which it has read nothing, though the first request may be there already.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = asked.notified() => {}
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
+    }
+    connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
