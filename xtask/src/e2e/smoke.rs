@@ -14,6 +14,7 @@ use anyhow::ensure;
 use crate::cluster::Cluster;
 use crate::cluster::tools;
 use crate::e2e::cli;
+use crate::e2e::stories::LIFE;
 use crate::shell;
 
 /// The namespace of the application in `e2e/smoke/shop.yaml`.
@@ -416,10 +417,15 @@ impl Target {
 
     /// What there is and what it says, for whoever must find out what went wrong.
     pub(crate) fn describe(&self) {
+        // How a sidecar ended: 137 is somebody's SIGKILL, or memory.
+        let ended = "-o=jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}{range .status.initContainerStatuses[*]} {.name}: {.restartCount} restarts, {.lastState.terminated.exitCode} {.state.terminated.exitCode};{end}{\"\\n\"}{end}";
         for arguments in [
             &["get", "pods", "-A", "-o", "wide"][..],
+            &["get", "pods", "-A", ended],
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
             &["-n", SYSTEM, "logs", "deployment/leno-control-plane", "--tail=40"],
+            &["-n", LIFE, "logs", "deployment/caller", "-c", "leno-proxy", "--tail=40"],
+            &["-n", LIFE, "logs", "deployment/catalog", "-c", "leno-proxy", "--tail=40"],
             &["-n", SHOP, "logs", "deployment/client", "-c", "leno-proxy", "--tail=40"],
             &["-n", SHOP, "logs", "deployment/catalog", "-c", "leno-proxy", "--tail=40"],
             &["get", "leno", "-A", "-o", "wide"],
