@@ -135,11 +135,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     shell::run(&mut bench)
 }
 
-/// One control plane, as a process, and everything around it in another.
 fn scale(options: &Options) -> anyhow::Result<()> {
-    let what = ["build", "--profile", &options.profile, "-p", "leno-control-plane", "--bins", "--example", "scale"];
-    shell::run(&mut shell::cargo(&what))?;
-    let mut scale = Command::new(format!("target/{}/examples/scale", options.profile));
+    let mut scale = crowd(&options.profile)?;
     for (value, flag) in [(options.services, "--services"), (options.sessions, "--sessions")] {
         if let Some(value) = value {
             scale.args([flag, &value.to_string()]);
@@ -151,6 +148,13 @@ fn scale(options: &Options) -> anyhow::Result<()> {
         }
     }
     shell::run(&mut scale)
+}
+
+/// One control plane, as a process, and everything around it in another.
+pub(crate) fn crowd(profile: &str) -> anyhow::Result<Command> {
+    let what = ["build", "--profile", profile, "-p", "leno-control-plane", "--bins", "--example", "scale"];
+    shell::run(&mut shell::cargo(&what))?;
+    Ok(Command::new(format!("target/{}/examples/scale", if profile == "dev" { "debug" } else { profile })))
 }
 
 pub(crate) fn build(profile: &str) -> anyhow::Result<()> {

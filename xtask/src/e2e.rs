@@ -68,6 +68,8 @@ enum Part {
     Helm3,
     /// Sidecars of another release rolled by `leno restart`, and Leno taken away for good.
     Leave,
+    /// One control plane, a thousand services, ten thousand endpoints, a thousand sessions: all are served, and it says how fast.
+    Scale,
 }
 
 /// On which cluster, and with which build of Leno.
@@ -96,19 +98,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if tells(Part::Helm3) {
         tools::build(&[tools::HELM3])?;
     }
+    if options.only == Some(Part::Scale) {
+        return scale(&options.place.profile);
+    }
     let wants = Wants { traces: tells(Part::Example), earlier: tells(Part::Upgrade) };
     options.place.with(wants, |target| match options.only {
         Some(part) => {
             target.gateway_api()?;
             target.install()?;
-            part.run(target)
+            part.run(target, &options.place.profile)
         }
-        None => story(target, if options.all { Part::value_variants() } else { &[] }),
+        None => story(target, if options.all { Part::value_variants() } else { &[] }, &options.place.profile),
     })
 }
 
 /// The smoke test, and these parts after it; how long each took is said at the end.
-fn story(target: &Target, parts: &[Part]) -> anyhow::Result<()> {
+fn story(target: &Target, parts: &[Part], profile: &str) -> anyhow::Result<()> {
     let mut told: Vec<(String, Duration)> = Vec::new();
     let start = Instant::now();
     smoke::run(target)?;
@@ -117,7 +122,7 @@ fn story(target: &Target, parts: &[Part]) -> anyhow::Result<()> {
         let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         eprintln!("--- {name}");
         let start = Instant::now();
-        part.run(target).with_context(|| format!("in `--only {name}`"))?;
+        part.run(target, profile).with_context(|| format!("in `--only {name}`"))?;
         told.push((name, start.elapsed()));
     }
     eprintln!("all parts hold:");
@@ -128,7 +133,7 @@ fn story(target: &Target, parts: &[Part]) -> anyhow::Result<()> {
 }
 
 impl Part {
-    fn run(self, target: &Target) -> anyhow::Result<()> {
+    fn run(self, target: &Target, profile: &str) -> anyhow::Result<()> {
         match self {
             Self::Conformance => conformance::whole(target),
             Self::Routes => routes::run(target),
@@ -140,8 +145,14 @@ impl Part {
             Self::Upgrade => upgrade::run(target),
             Self::Helm3 => helm3::run(target),
             Self::Leave => cli::leave(target),
+            Self::Scale => scale(profile),
         }
     }
+}
+
+/// Its figures are shown beside the gates and not held to them: those are for a machine that does nothing else.
+fn scale(profile: &str) -> anyhow::Result<()> {
+    shell::run(crate::bench::crowd(profile)?.arg("--changes=20"))
 }
 
 /// `cargo xtask conformance`.
