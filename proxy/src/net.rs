@@ -9,6 +9,7 @@ pub mod big_read;
 pub mod buffer;
 
 use std::io;
+use std::io::IoSlice;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
@@ -18,6 +19,7 @@ use std::net::TcpListener;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -87,8 +89,8 @@ pub enum Share {
     Alone,
 }
 
-/// Accepts plain descriptors, not yet known to any runtime, so that a connection can move to another worker first: once
-/// registered with one runtime's poller it cannot leave.
+/// Accepts plain descriptors that do not block and that no runtime knows yet, so that a connection can move to another worker
+/// first: once registered with one runtime's poller it cannot leave.
 pub struct Acceptor(AsyncFd<TcpListener>);
 
 impl Acceptor {
@@ -103,8 +105,11 @@ impl Acceptor {
     pub async fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
         loop {
             let mut ready = self.0.readable().await?;
-            match ready.try_io(|listener| listener.get_ref().accept()) {
-                Ok(outcome) => return outcome,
+            match ready.try_io(|listener| sys::accept(listener.get_ref())) {
+                Ok(outcome) => {
+                    let (stream, peer) = outcome?;
+                    return Ok((stream, peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?));
+                }
                 Err(_would_block) => continue,
             }
         }
@@ -118,7 +123,6 @@ impl Acceptor {
 /// Registers an accepted descriptor with the current worker's runtime, with the bytes that have come already: who speaks first
 /// mostly has by now, and is spared a turn of the poller and the timer beside it.
 pub fn adopt(mut stream: std::net::TcpStream) -> io::Result<(TcpStream, BytesMut)> {
-    stream.set_nonblocking(true)?;
     let mut early = buffer::take();
     early.resize(EARLY, 0);
     // An end or an error shows again where the connection is read next.
@@ -218,6 +222,19 @@ pub enum Io {
 }
 
 impl Io {
+    /// Writes what only the close follows: the kernel keeps it for the FIN, and one segment carries both.
+    pub fn poll_write_last(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self::Tcp(stream) = self else { return Pin::new(self).poll_write_vectored(cx, parts) };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let send = || SockRef::from(&*stream).send_vectored_with_flags(parts, libc::MSG_MORE);
+            match stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
     /// The socket below, if there is one.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
@@ -272,7 +289,7 @@ impl AsyncWrite for Early {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
@@ -307,7 +324,7 @@ impl AsyncWrite for Io {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }

@@ -192,6 +192,12 @@ impl Stage {
         Ok(Self { mesh, _app: app, papers })
     }
 
+    /// The application itself, without sidecars.
+    fn directly(&self, spec: &Spec, seconds: f64) -> anyhow::Result<Load> {
+        let to = self.mesh.plan.pods[WEB].app();
+        Load::begin(&Target { to, certificates: &self.papers, alpn: "leno/h2" }, spec, seconds, Some(OTHERS), &[])
+    }
+
     fn load(&self, spec: &Spec, seconds: f64, more: &[&str]) -> anyhow::Result<Load> {
         let pods = &self.mesh.plan.pods;
         let to = match spec.door {
@@ -203,16 +209,20 @@ impl Stage {
         Load::begin(&Target { to, certificates: &self.papers, alpn: "leno/h2" }, spec, seconds, Some(OTHERS), more)
     }
 
-    /// p99 of one slice. A machine that stood still all the time gives none, and is asked again.
-    fn slice(&self, spec: &Spec, seconds: f64) -> anyhow::Result<f64> {
-        for _ in 0..3 {
-            let figures = self.load(spec, seconds, &[])?.end()?;
-            anyhow::ensure!(figures.bad == 0, "{} of {} requests failed", figures.bad, figures.done);
-            if figures.p99 > 0.0 {
-                return Ok(figures.p99);
+    /// One slice through both sidecars and one without them. A machine that stood still all the time gives none, and is asked
+    /// again.
+    fn slice(&self, spec: &Spec, seconds: f64) -> anyhow::Result<Slice> {
+        let p99 = |begin: &dyn Fn() -> anyhow::Result<Load>| {
+            for _ in 0..3 {
+                let figures = begin()?.end()?;
+                anyhow::ensure!(figures.bad == 0, "{} of {} requests failed", figures.bad, figures.done);
+                if figures.p99 > 0.0 {
+                    return Ok(figures.p99);
+                }
             }
-        }
-        anyhow::bail!("the load generator was late for every request: this machine is too busy to judge latencies")
+            anyhow::bail!("the load generator was late for every request: this machine is too busy to judge latencies")
+        };
+        Ok(Slice { whole: p99(&|| self.load(spec, seconds, &[]))?, direct: p99(&|| self.directly(spec, seconds))? })
     }
 
     /// The same mesh with and without.
@@ -311,6 +321,20 @@ impl Stage {
     }
 }
 
+/// p99 of a load, in microseconds.
+struct Slice {
+    whole: f64,
+    /// Of the same load on the application itself, which the client, the control plane and whoever else share a core with.
+    direct: f64,
+}
+
+impl Slice {
+    /// What the sidecars add, as everywhere in the benchmark.
+    fn added(&self) -> f64 {
+        (self.whole - self.direct).max(1.0)
+    }
+}
+
 /// Slices without and with, in turns; the median of the ratios of neighbours is judged.
 fn compare(
     plan: &Plan,
@@ -321,7 +345,7 @@ fn compare(
     disturbed: &Stage,
     disturb: impl Fn() -> anyhow::Result<Disturbance>,
 ) -> anyhow::Result<Finding> {
-    let (mut ratios, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pairs = Vec::new();
     for pair in 0..plan.pairs {
         let beside = || {
             let _disturbance = disturb()?;
@@ -335,20 +359,35 @@ fn compare(
             let pressed = beside()?;
             (quiet.slice(&spec, plan.seconds)?, pressed)
         };
-        eprintln!("{name} {}/{}: p99 {calm:.0} us without, {pressed:.0} us with", pair + 1, plan.pairs);
-        ratios.push(pressed / calm.max(1e-9));
-        without.push(calm);
-        with.push(pressed);
+        eprintln!(
+            "{name} {}/{}: p99 {:.0} us without ({:.0} of them without sidecars too), {:.0} us with ({:.0})",
+            pair + 1,
+            plan.pairs,
+            calm.whole,
+            calm.direct,
+            pressed.whole,
+            pressed.direct
+        );
+        pairs.push((calm, pressed));
     }
-    let of = |values: &[f64]| median(values).context("at least one pair");
-    let ratio = of(&ratios)?;
-    let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = ratios.iter().copied().fold(0.0, f64::max);
+    let of = |figure: &dyn Fn(&(Slice, Slice)) -> f64| {
+        median(&pairs.iter().map(figure).collect::<Vec<_>>()).context("at least one pair")
+    };
+    let added = |(calm, pressed): &(Slice, Slice)| pressed.added() / calm.added();
+    let ratio = of(&added)?;
+    let low = pairs.iter().map(added).fold(f64::INFINITY, f64::min);
+    let high = pairs.iter().map(added).fold(0.0, f64::max);
     let text = format!(
-        "p99 {:.0} us without, {:.0} us with: {ratio:.2}x ({low:.2} to {high:.2}, {} pairs; at most {most}x)",
-        of(&without)?,
-        of(&with)?,
-        plan.pairs
+        "added p99 {:.0} us without, {:.0} us with: {ratio:.2}x ({low:.2} to {high:.2}, {} pairs; at most {most}x); what is not the \
+         sidecars' included {:.0} and {:.0} us: {:.2}x; without sidecars {:.0} and {:.0} us",
+        of(&|(calm, _)| calm.added())?,
+        of(&|(_, pressed)| pressed.added())?,
+        plan.pairs,
+        of(&|(calm, _)| calm.whole)?,
+        of(&|(_, pressed)| pressed.whole)?,
+        of(&|(calm, pressed)| pressed.whole / calm.whole)?,
+        of(&|(calm, _)| calm.direct)?,
+        of(&|(_, pressed)| pressed.direct)?,
     );
     Ok(Finding { name, text, holds: ratio <= most })
 }

@@ -13,6 +13,7 @@ use leno_e2e::bench::app;
 use leno_e2e::bench::counts;
 use leno_e2e::bench::decisions;
 use leno_e2e::bench::load;
+use leno_e2e::bench::peers::leno;
 use leno_e2e::bench::plot;
 use leno_e2e::bench::pressure;
 use leno_e2e::bench::profile;
@@ -95,6 +96,9 @@ struct Gates {
     /// Write the figures as the ones to compare with from now on.
     #[arg(long)]
     write: bool,
+    /// Count with minimal policy instead, and compare with nothing: the difference is what everything on costs.
+    #[arg(long, conflicts_with = "write")]
+    minimal: bool,
     /// Print who allocates, and where instructions go, this many lines each.
     #[arg(long, default_value_t = 0)]
     top: usize,
@@ -168,9 +172,13 @@ async fn pressed(options: Pressure) -> anyhow::Result<ExitCode> {
 
 async fn gates(options: Gates) -> anyhow::Result<ExitCode> {
     let folder = std::path::absolute(&options.folder)?;
-    let measured = counts::measure(&folder, &options.only).await?;
+    let pair = if options.minimal { leno::minimal_pair } else { leno::pair };
+    let measured = counts::measure_in(&folder, &options.only, pair).await?;
     for one in measured.iter().filter(|_| options.top > 0) {
         println!("{}", one.details(options.top));
+    }
+    if options.minimal {
+        return Ok(ExitCode::SUCCESS);
     }
     if options.write {
         counts::commit(&measured)?;

@@ -1,11 +1,15 @@
-//! The three calls that no safe crate offers. It must never hold a pointer longer than one call.
-#![allow(unsafe_code)] // getsockopt(TCP_INFO), setpriority and a borrowed descriptor in a poller have no safe form here.
+//! The calls that no safe crate offers. It must never hold a pointer longer than one call.
+#![allow(unsafe_code)] // accept4, getsockopt(TCP_INFO), setpriority, rlimits and a descriptor in a poller have no safe form here.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
 
+use socket2::SockAddr;
+use socket2::SockAddrStorage;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
@@ -14,6 +18,22 @@ pub(super) fn register(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>
     // SAFETY: a `TcpListener` owns its descriptor, always names the same one, and closes it only when dropped, which
     // `AsyncFd` does after taking it out of the poller.
     unsafe { AsyncFd::register(listener) }.map_err(Into::into)
+}
+
+/// Accepts what does not block, which `accept` of the standard library needs a second call for.
+pub(super) fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SockAddr)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let fill = |address: *mut SockAddrStorage, length: *mut libc::socklen_t| {
+        // SAFETY: the listener is open while it is borrowed; the kernel writes at most `length` bytes of an address.
+        match unsafe { libc::accept4(listener.as_raw_fd(), address.cast(), length, flags) } {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: the kernel has just made it, and nobody else knows it.
+            descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        }
+    };
+    // SAFETY: where `fill` succeeds, the kernel has written the address and its length.
+    let (descriptor, peer) = unsafe { SockAddr::try_init(fill) }?;
+    Ok((descriptor.into(), peer))
 }
 
 /// TCP_INFO, of a kernel that fills it up to `tcpi_bytes_acked` (Linux 4.1).

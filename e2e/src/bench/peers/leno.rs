@@ -148,6 +148,13 @@ pub fn pair(network: Ipv4Addr) -> Plan {
     plan(pods, false, None)
 }
 
+/// The same pair with minimal policy: what is more than this is what everything on costs.
+pub fn minimal_pair(network: Ipv4Addr) -> Plan {
+    let mut pods = pods(network, true);
+    pods.remove(ECHO);
+    plan(pods, true, None)
+}
+
 /// Everything on, with a client that knows fifty more services.
 pub fn pressed(network: Ipv4Addr, leaf_ttl: Duration) -> Plan {
     let mut pods = pods(network, true);

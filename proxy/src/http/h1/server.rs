@@ -40,6 +40,7 @@ use crate::http::h1::wire::Stream;
 use crate::http::h1::wire::Wire;
 use crate::http::head::ResponseHead;
 use crate::http::head::Version;
+use crate::net;
 use crate::net::Io;
 
 /// What a client's connection may take.
@@ -164,6 +165,8 @@ struct Plan {
     framing: Framing,
     pieces: Pieces,
     after: After,
+    /// The client has asked for the close.
+    parting: bool,
 }
 
 /// The connection's loop: its state between polls.
@@ -356,6 +359,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             body: if plan.framing == Framing::None { Body::Empty } else { body },
             end: End { grpc_status: grpc_status(&head.headers), ..End::default() },
             ended: false,
+            farewell: false,
             plan,
         };
         drop(head);
@@ -364,14 +368,14 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             ready => ready,
         })
         .await;
-        let Answering { body, mut end, plan, .. } = answering;
+        let Answering { body, mut end, plan, farewell, .. } = answering;
         drop(body);
         end.request_bytes = self.connection.body.borrow().taken;
         end.cut = outcome.err();
         log.ended(end);
         match outcome {
             Err(_) => Finish::Abort,
-            Ok(()) if !asked.keep_alive && self.nothing_follows() => Finish::Farewell,
+            Ok(()) if farewell => Finish::Farewell,
             Ok(()) if plan.after == After::Close || self.draining => Finish::Close,
             Ok(()) => self.pass_over_body().await,
         }
@@ -396,6 +400,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         Plan {
             framing,
             pieces: if framing == Framing::Chunked { Pieces::Chunked } else { Pieces::Plain },
+            parting: !asked.keep_alive,
             after: match asked.version {
                 _ if close => After::Close,
                 Version::Http10 => After::KeepAlive10,
@@ -417,7 +422,13 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
                         answering.count(data.len())?;
                         wire.borrow_mut().push(data, answering.plan.pieces);
                     }
-                    Poll::Ready(None) => answering.finish(&mut wire.borrow_mut())?,
+                    Poll::Ready(None) => {
+                        answering.finish(&mut wire.borrow_mut())?;
+                        if answering.plan.parting && self.nothing_follows() {
+                            answering.farewell = true;
+                            wire.borrow_mut().close_follows();
+                        }
+                    }
                 }
             }
             let flushed = wire.borrow_mut().poll_flush(cx);
@@ -432,11 +443,16 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
         }
     }
 
-    /// After `Connection: close` a client sends no more requests (RFC 9112 section 9.6). TLS has a farewell of its own to say.
+    /// After `Connection: close` a client sends no more requests (RFC 9112 section 9.6); one that does all the same is heard
+    /// out, or the reset would take the answer away. TLS has a farewell of its own to say.
     fn nothing_follows(&self) -> bool {
         let wire = self.connection.wire.borrow();
-        let body_ended = self.connection.body.borrow().decoder.is_ended();
-        body_ended && wire.read.is_empty() && matches!(wire.io, Io::Tcp(_) | Io::Memory(_))
+        let quiet = match &wire.io {
+            Io::Tcp(stream) => net::is_quiet(stream),
+            Io::Memory(_) => true,
+            Io::TlsServer(_) | Io::TlsClient(_) => false,
+        };
+        quiet && wire.read.is_empty() && self.connection.body.borrow().decoder.is_ended()
     }
 
     async fn open_tunnel<L: ResponseLog>(&mut self, head: ResponseHead, upstream: Tunnel, log: L) -> Finish<L> {
@@ -545,6 +561,8 @@ struct Answering<'c> {
     end: End,
     /// The body's end is encoded.
     ended: bool,
+    /// It leaves with the close.
+    farewell: bool,
 }
 
 impl Answering<'_> {

@@ -338,6 +338,27 @@ async fn only_a_client_that_may_still_speak_is_heard_out() {
     }
 }
 
+#[tokio::test]
+async fn the_last_answer_arrives_whole_before_the_close() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for length in [0, 2, 10_000, 1 << 20] {
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = By(|_: &Interim| plain(answer_head(200), Body::Full(Bytes::from(vec![b'x'; length]))));
+        let exchange = async {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        let settings = settings();
+        let serving = serve(Stream::from(Io::Tcp(stream)), &settings, &service, pending());
+        let (_, answer) = tokio::join!(serving, exchange);
+        let head = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(answer.len() - head, length);
+    }
+}
+
 #[test]
 fn a_connection_at_rest_costs_little_beyond_its_socket() {
     let (stream, _client) = pair();
