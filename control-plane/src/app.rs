@@ -285,7 +285,7 @@ impl App {
             replica: config.replica.as_str().into(),
         });
         let quota = Mutex::new(Quota::new(config.leaf_ttl));
-        let control = Control { shared, ca: ca.clone(), encode_trust, quota }.into_server();
+        let control = Arc::new(Control { shared, ca: ca.clone(), encode_trust, quota });
         let door = Door {
             proxies: Arc::new(door::server_config(leaf.clone())?),
             replicas: Arc::new(sibling.clone().server_config(leaf.clone())?),

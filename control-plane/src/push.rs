@@ -1,11 +1,12 @@
 //! Tells every proxy what concerns it: one session each, and certificates for their keys.
 //!
-//! `offer` is what there is to tell, `ledger` what one proxy wants and holds, `frame` the wire's messages, `session` one
-//! proxy's conversation, `sessions` all of them, `quota` who may be certified how often, `door` the port, `replica` what replicas
-//! tell each other there. It must never answer a caller without a verified token, nor take a caller's word for who it is.
+//! `offer` is what there is to tell, `ledger` what one proxy wants and holds, `frame` the wire's messages, `grpc` how they travel,
+//! `session` one proxy's conversation, `sessions` all of them, `quota` who may be certified how often, `door` the port, `replica`
+//! what replicas tell each other there. It must never answer a caller without a verified token, nor take a caller's word for who it is.
 
 pub mod door;
 pub mod frame;
+pub mod grpc;
 pub mod ledger;
 pub mod offer;
 pub mod quota;
@@ -19,32 +20,26 @@ use std::time::Instant;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use h2::server::SendResponse;
 use leno_proto::wire::control;
-use leno_proto::wire::control::FromProxy;
-use leno_proto::wire::control::ToProxy;
-use leno_proto::wire::control::control_server;
-use leno_proto::wire::control::control_server::ControlServer;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
-use tonic::Response;
 use tonic::Status;
-use tonic::Streaming;
 
 use crate::ca::Ca;
 use crate::ca::PublicKey;
 use crate::ca::Trust;
 use crate::ca::unix;
 use crate::error::Error;
+use crate::push::grpc::Answer;
+use crate::push::grpc::Messages;
 use crate::push::quota::Quota;
 use crate::push::session::Phase;
 use crate::push::session::Shared;
 use crate::token::Caller;
 
-/// Messages between a session and its connection; with `frame::MESSAGE_MAX` it bounds what a slow proxy costs.
-const OUT_MAX: usize = 2;
+/// For the one message of a call, which comes with it.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the anchors become a leno.policy.v1.Resource.
 pub type EncodeTrust = fn(&Trust) -> Bytes;
@@ -58,10 +53,40 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn into_server(self) -> ControlServer<Control> {
-        ControlServer::new(self)
-            .max_decoding_message_size(frame::MESSAGE_MAX)
-            .max_encoding_message_size(frame::MESSAGE_MAX)
+    /// A proxy's session, for as long as it lasts.
+    pub async fn session(&self, caller: Caller, from: Messages, respond: SendResponse<Bytes>) {
+        if *self.shared.phase.borrow() != Phase::Serving {
+            return grpc::refuse(respond, &Status::unavailable("this replica is stopping"));
+        }
+        // Who is gone before it begins is nobody's session.
+        let Ok(to) = Answer::begin(respond) else { return };
+        session::run(self.shared.clone(), caller, from, to).await;
+    }
+
+    /// A certificate for the caller's key.
+    pub async fn certify(&self, caller: Caller, mut from: Messages) -> Result<control::CertifyResponse, Status> {
+        let metrics = &self.shared.metrics;
+        let admitted = match self.may_ask(&caller) {
+            Ok(()) => self.pod_is_known(&caller).await,
+            Err(refused) => Err(refused),
+        };
+        let signed = match admitted {
+            Ok(()) => asked(&mut from).await.and_then(|request| self.sign(&caller, &request.csr)),
+            Err(refused) => Err(refused),
+        };
+        let Caller { namespace, service_account, pod_name, .. } = caller;
+        match &signed {
+            Ok(response) => {
+                metrics.certified.one();
+                let until = response.not_after_unix;
+                tracing::info!(%namespace, %service_account, pod = %pod_name, until, "certificate issued");
+            }
+            Err(refused) => {
+                metrics.certify_refused.one();
+                tracing::warn!(%namespace, %service_account, pod = %pod_name, "certificate refused: {}", refused.message());
+            }
+        }
+        signed
     }
 
     /// A token outlives its pod by up to an hour, and a pod may be here before its manifest: wait a little, then refuse.
@@ -103,48 +128,12 @@ impl Control {
     }
 }
 
-#[tonic::async_trait]
-impl control_server::Control for Control {
-    type SessionStream = ReceiverStream<Result<ToProxy, Status>>;
-
-    async fn session(&self, request: Request<Streaming<FromProxy>>) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = caller(&request)?;
-        if *self.shared.phase.borrow() != Phase::Serving {
-            return Err(Status::unavailable("this replica is stopping"));
-        }
-        let (to, out) = mpsc::channel(OUT_MAX);
-        tokio::spawn(session::run(self.shared.clone(), caller, request.into_inner(), to));
-        Ok(Response::new(ReceiverStream::new(out)))
+/// What a call of one message asks.
+async fn asked(from: &mut Messages) -> Result<control::CertifyRequest, Status> {
+    match timeout(ASK_TIMEOUT, from.next()).await {
+        Ok(Ok(Some(request))) => Ok(request),
+        Ok(Ok(None)) => Err(Status::invalid_argument("a call without its message")),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(Status::deadline_exceeded("the call's message did not come")),
     }
-
-    async fn certify(
-        &self,
-        request: Request<control::CertifyRequest>,
-    ) -> Result<Response<control::CertifyResponse>, Status> {
-        let caller = caller(&request)?;
-        let metrics = &self.shared.metrics;
-        let admitted = match self.may_ask(&caller) {
-            Ok(()) => self.pod_is_known(&caller).await,
-            Err(refused) => Err(refused),
-        };
-        let signed = admitted.and_then(|()| self.sign(&caller, &request.into_inner().csr));
-        let Caller { namespace, service_account, pod_name, .. } = caller;
-        match &signed {
-            Ok(response) => {
-                metrics.certified.one();
-                let until = response.not_after_unix;
-                tracing::info!(%namespace, %service_account, pod = %pod_name, until, "certificate issued");
-            }
-            Err(refused) => {
-                metrics.certify_refused.one();
-                tracing::warn!(%namespace, %service_account, pod = %pod_name, "certificate refused: {}", refused.message());
-            }
-        }
-        signed.map(Response::new)
-    }
-}
-
-/// `door` puts it there; without it nobody gets this far.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get::<Caller>().cloned().ok_or_else(|| Status::unauthenticated("no verified token"))
 }

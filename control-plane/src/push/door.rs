@@ -1,7 +1,7 @@
 //! The port that proxies call: TLS 1.3 with our own SPIFFE leaf, HTTP/2, and a token on every call before any of its body
 //! is read. Replicas call it too, and prove themselves by certificate. It must never spend more than a bounded few kilobytes and seconds on a caller that has not proven itself.
 
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use h2::Ping;
+use h2::PingPong;
+use h2::RecvStream;
+use h2::server::SendResponse;
 use http::HeaderMap;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioExecutor;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
-use leno_proto::wire::control::control_server::ControlServer;
+use http::Method;
+use http::Request;
 use rcgen::KeyPair;
 use rustls::ServerConfig;
 use rustls::SignatureScheme;
@@ -30,17 +32,20 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio::time::sleep;
+use tokio::time::sleep_until;
 use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::LazyConfigAcceptor;
 use tonic::Status;
-use tonic::body::Body;
-use tonic::codegen::Service as _;
 
 use crate::ca::Issued;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::push::Control;
+use crate::push::grpc;
+use crate::push::grpc::Messages;
 use crate::push::replica;
 use crate::push::replica::Reports;
 use crate::push::session::Phase;
@@ -59,6 +64,17 @@ const PROVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_MAX: u32 = 16 * 1024;
 /// A session and a Certify at once, and a few to spare.
 const STREAMS_MAX: u32 = 8;
+/// What a caller may send on a stream and on the connection before we have read it, and what may wait for it to read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const UNREAD_MAX: usize = 256 * 1024;
+/// A caller that went without a word is found by asking it, so often, and waiting for so long.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The calls of `leno.control.v1.Control`.
+const SESSION: &str = "/leno.control.v1.Control/Session";
+const CERTIFY: &str = "/leno.control.v1.Control/Certify";
 
 /// Our own certificate, replaced while connections go on.
 #[derive(Debug)]
@@ -116,7 +132,7 @@ pub struct Door {
     pub replicas: Arc<ServerConfig>,
     pub reports: Reports,
     pub verifier: Verifier,
-    pub control: ControlServer<Control>,
+    pub control: Arc<Control>,
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
 }
@@ -154,8 +170,10 @@ pub async fn serve(door: Arc<Door>, listener: TcpListener) {
                 Ok(Ok(Shaken::Proxy(stream))) => Box::pin(converse(door.clone(), stream)).await,
                 Ok(Ok(Shaken::Replica(stream))) => {
                     let mut phase = door.phase.clone();
+                    // Boxed, as most connections are a proxy's and pay for the larger of the two.
+                    let talk = Box::pin(replica::converse(door.reports.clone(), stream));
                     tokio::select! {
-                        () = replica::converse(door.reports.clone(), stream) => {}
+                        () = talk => {}
                         _ = phase.wait_for(|phase| *phase == Phase::Closed) => {}
                     }
                 }
@@ -195,54 +213,79 @@ async fn shake(door: &Door, socket: TcpStream) -> io::Result<Shaken> {
 
 /// HTTP/2 until the peer leaves, proves nothing, or we close.
 async fn converse(door: Arc<Door>, stream: TlsStream) {
-    let proven = Arc::new(AtomicBool::new(false));
-    let service = {
-        let (door, proven) = (door.clone(), proven.clone());
-        hyper::service::service_fn(move |request| answer(door.clone(), proven.clone(), request))
-    };
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let mut builder = h2::server::Builder::new();
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_MAX)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(256 * 1024)
-        .max_send_buf_size(256 * 1024)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(UNREAD_MAX);
+    let (proven, prove_by) = (Arc::new(AtomicBool::new(false)), Instant::now() + PROVE_TIMEOUT);
+    let mut connection = match timeout_at(prove_by, Box::pin(builder.handshake::<_, Bytes>(stream))).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) => return,
+        Err(_) => return door.metrics.unauthenticated.one(),
+    };
+    let mut lost = pin!(lost(&door.metrics, &proven, prove_by, connection.ping_pong()));
     let mut phase = door.phase.clone();
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = async { sleep(PROVE_TIMEOUT).await; if proven.load(Ordering::Relaxed) { std::future::pending().await } } => {
-            door.metrics.unauthenticated.one();
-            return;
+    let mut closed = pin!(phase.wait_for(|phase| *phase == Phase::Closed));
+    loop {
+        // The arms are equal: each is one event. Waiting for a call is also what reads and writes for those that there are.
+        tokio::select! {
+            call = connection.accept() => match call {
+                // It ends with its stream, and that ends with the connection at the latest.
+                Some(Ok((request, respond))) => drop(tokio::spawn(answer(door.clone(), proven.clone(), request, respond))),
+                Some(Err(_)) | None => return,
+            },
+            () = &mut lost => return,
+            _ = &mut closed => break,
         }
-        _ = phase.wait_for(|phase| *phase == Phase::Closed) => {}
     }
     // The sessions have just been ended; their last words still have to leave.
-    connection.as_mut().graceful_shutdown();
-    let _ = timeout(Duration::from_secs(1), connection).await;
+    connection.graceful_shutdown();
+    let _ = timeout(Duration::from_secs(1), poll_fn(|cx| connection.poll_closed(cx))).await;
 }
 
-async fn answer(
-    door: Arc<Door>,
-    proven: Arc<AtomicBool>,
-    mut request: http::Request<Incoming>,
-) -> Result<http::Response<Body>, Infallible> {
+/// Returns when the caller has proven nothing for too long, or answers no more.
+async fn lost(metrics: &Metrics, proven: &AtomicBool, prove_by: Instant, ping_pong: Option<PingPong>) {
+    sleep_until(prove_by).await;
+    if !proven.load(Ordering::Relaxed) {
+        return metrics.unauthenticated.one();
+    }
+    // There is one for each connection.
+    let Some(mut ping_pong) = ping_pong else { return };
+    loop {
+        sleep(PING_EVERY).await;
+        let Ok(Ok(_)) = timeout(PING_TIMEOUT, ping_pong.ping(Ping::opaque())).await else { return };
+    }
+}
+
+/// One call.
+async fn answer(door: Arc<Door>, proven: Arc<AtomicBool>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let (head, body) = request.into_parts();
     // Boxed, as a session's call lasts for days after it.
-    match Box::pin(authenticate(&door.verifier, request.headers())).await {
-        Ok(caller) => {
-            proven.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(caller);
-            door.control.clone().call(request).await
-        }
+    let caller = match Box::pin(authenticate(&door.verifier, &head.headers)).await {
+        Ok(caller) => caller,
         // An API server that is away proves nothing against the caller, who keeps what it has and comes again.
-        Err(TokenError::Unavailable(why)) => Ok(Status::unavailable(why).into_http()),
+        Err(TokenError::Unavailable(why)) => return grpc::refuse(respond, &Status::unavailable(why)),
         Err(refused) => {
             door.metrics.unauthenticated.one();
-            Ok(Status::unauthenticated(refused.to_string()).into_http())
+            return grpc::refuse(respond, &Status::unauthenticated(refused.to_string()));
         }
+    };
+    proven.store(true, Ordering::Relaxed);
+    let (path, post) = (head.uri.path().to_owned(), head.method == Method::POST);
+    // A head has a token in it, and is not to stay for as long as a session does.
+    drop((head, proven));
+    let from = Messages::new(body);
+    match path.as_str() {
+        SESSION if post => Box::pin(door.control.session(caller, from, respond)).await,
+        CERTIFY if post => match Box::pin(door.control.certify(caller, from)).await {
+            // Who is gone does not miss it.
+            Ok(response) => drop(grpc::reply(respond, &response).await),
+            Err(refused) => grpc::refuse(respond, &refused),
+        },
+        _ => grpc::refuse(respond, &Status::unimplemented("there is no such call here")),
     }
 }
 

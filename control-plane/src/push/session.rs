@@ -2,6 +2,7 @@
 //! transaction at a time. It must never hold more for a proxy than that transaction, and never wait for it without an end.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -13,24 +14,20 @@ use leno_proto::wire::control::FromProxy;
 use leno_proto::wire::control::ToProxy;
 use leno_proto::wire::control::from_proxy;
 use leno_proto::wire::control::to_proxy;
-use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio::time::Interval;
-use tokio::time::MissedTickBehavior;
-use tokio::time::interval_at;
 use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tonic::Status;
-use tonic::Streaming;
 
 use crate::metrics::End;
 use crate::metrics::Metrics;
 use crate::push::frame;
 use crate::push::frame::Parts;
+use crate::push::grpc::Answer;
+use crate::push::grpc::Messages;
 use crate::push::ledger::Ledger;
 use crate::push::ledger::REJECTED_MAX;
 use crate::push::ledger::Scope;
@@ -43,8 +40,6 @@ use crate::token::Caller;
 /// A build names each field it can enforce: hundreds, in words of tens of bytes.
 const CAPABILITIES_MAX: usize = 2048;
 const WORD_MAX: usize = 128;
-/// How long the reason of an end may wait for its place behind what was sent before.
-const LAST_WORD: Duration = Duration::from_secs(1);
 /// Two in a row: one may have crossed a report on its way.
 const MISMATCHES_MAX: u8 = 2;
 
@@ -106,12 +101,9 @@ struct Ended {
 struct Session {
     shared: Arc<Shared>,
     seat: Seat,
-    from: Streaming<FromProxy>,
-    to: mpsc::Sender<Result<ToProxy, Status>>,
-    offers: Offers,
-    phase: watch::Receiver<Phase>,
+    from: Messages,
     outbox: Outbox,
-    heartbeat: Interval,
+    heartbeat: Instant,
     heard: Instant,
     /// Since when we wait for the proxy: to take a message, or to report.
     waiting: Option<Instant>,
@@ -142,12 +134,7 @@ struct Outbox {
     begun: bool,
 }
 
-pub async fn run(
-    shared: Arc<Shared>,
-    caller: Caller,
-    mut from: Streaming<FromProxy>,
-    to: mpsc::Sender<Result<ToProxy, Status>>,
-) {
+pub async fn run(shared: Arc<Shared>, caller: Caller, mut from: Messages, mut to: Answer) {
     let up = shared.clone();
     let _up = up.metrics.sessions.up();
     let (namespace, pod) = (caller.namespace.clone(), caller.pod_name.clone());
@@ -155,15 +142,15 @@ pub async fn run(
     let ended = match greeted {
         Err(_) => ended(End::Silent, Status::deadline_exceeded("no complete Hello and Held")),
         Ok(Err(ended)) => ended,
-        Ok(Ok(greeting)) => match Session::new(shared.clone(), caller, greeting, from, to.clone()) {
-            Ok(mut session) => session.serve().await,
+        Ok(Ok(greeting)) => match Session::new(shared.clone(), caller, greeting, from) {
+            Ok(mut session) => session.serve(&mut to).await,
             Err(ended) => ended,
         },
     };
     shared.metrics.ended(ended.why).one();
     tracing::info!(%namespace, %pod, why = ended.why.as_str(), "session ended: {}", ended.status.message());
-    // Whoever does not read does not hear it either; the stream's end says enough.
-    let _ = timeout(LAST_WORD, to.send(Err(ended.status))).await;
+    // Behind what was sent before: whoever does not read does not hear it either.
+    to.end(&ended.status);
 }
 
 struct Greeting {
@@ -173,7 +160,7 @@ struct Greeting {
 }
 
 /// Hello, then Held until its last chunk.
-async fn greet(caller: &Caller, from: &mut Streaming<FromProxy>) -> Result<Greeting, Ended> {
+async fn greet(caller: &Caller, from: &mut Messages) -> Result<Greeting, Ended> {
     let Some(from_proxy::Message::Hello(hello)) = next(from).await? else {
         return Err(violation("the first message is not Hello"));
     };
@@ -207,22 +194,23 @@ async fn greet(caller: &Caller, from: &mut Streaming<FromProxy>) -> Result<Greet
     }
 }
 
-async fn next(from: &mut Streaming<FromProxy>) -> Result<Option<from_proxy::Message>, Ended> {
-    match from.message().await {
+async fn next(from: &mut Messages) -> Result<Option<from_proxy::Message>, Ended> {
+    match from.next::<FromProxy>().await {
         Ok(Some(message)) => Ok(message.message),
         Ok(None) => Err(ended(End::Left, Status::ok("the proxy left"))),
         Err(status) => Err(ended(End::Left, Status::cancelled(format!("the proxy left: {}", status.message())))),
     }
 }
 
+/// Resolves at the next value that was not looked at, and gives the receiver back; `None` when there will be no other. Who keeps
+/// it does not enter the list of those who wait again at each turn.
+async fn changed<T>(mut of: watch::Receiver<T>) -> Option<watch::Receiver<T>> {
+    of.changed().await.ok()?;
+    Some(of)
+}
+
 impl Session {
-    fn new(
-        shared: Arc<Shared>,
-        caller: Caller,
-        greeting: Greeting,
-        from: Streaming<FromProxy>,
-        to: mpsc::Sender<Result<ToProxy, Status>>,
-    ) -> Result<Session, Ended> {
+    fn new(shared: Arc<Shared>, caller: Caller, greeting: Greeting, from: Messages) -> Result<Session, Ended> {
         let Greeting { build, mut ledger, comparable } = greeting;
         if ledger.wanted().is_empty() {
             for key in shared.sessions.wanted_by_siblings(&caller) {
@@ -233,13 +221,7 @@ impl Session {
             .sessions
             .enter(caller, build, ledger, SystemTime::now())
             .map_err(|full| ended(End::Violation, Status::resource_exhausted(full.to_string())))?;
-        let (mut offers, mut phase) = (shared.offers.clone(), shared.phase.clone());
-        // What holds now is looked at without waiting for a change.
-        offers.mark_changed();
-        phase.mark_changed();
         let now = Instant::now();
-        let mut heartbeat = interval_at(now + shared.limits.heartbeat, shared.limits.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let welcome = control::Welcome {
             replica: shared.replica.to_string(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -249,11 +231,8 @@ impl Session {
         Ok(Session {
             seat,
             from,
-            to,
-            offers,
-            phase,
             outbox,
-            heartbeat,
+            heartbeat: now + shared.limits.heartbeat,
             heard: now,
             waiting: None,
             parked: None,
@@ -266,60 +245,103 @@ impl Session {
         })
     }
 
-    async fn serve(&mut self) -> Ended {
-        let to = self.to.clone();
+    async fn serve(&mut self, to: &mut Answer) -> Ended {
+        let (mut offers, mut phase) = (self.shared.offers.clone(), self.shared.phase.clone());
+        // What holds now is looked at without waiting for a change.
+        offers.mark_changed();
+        phase.mark_changed();
+        let mut offered = pin!(changed(offers));
+        let mut phased = pin!(changed(phase));
+        let mut replaced = pin!(changed(self.seat.replaced.clone()));
+        // One timer for all that is waited for: it is moved when something is due before it rings, and else looks when it does.
+        let mut alarm = pin!(sleep_until(self.due()));
         loop {
             self.fill();
-            let waiting = (self.outbox.holds() || self.seat.live.ledger.lock().in_flight())
-                .then(|| *self.waiting.get_or_insert_with(Instant::now));
-            self.waiting = waiting;
-            let limits = &self.shared.limits;
-            let stalled = waiting.unwrap_or(self.heard) + limits.stall;
-            let forgotten = self.parked.unwrap_or(self.heard) + limits.park;
+            let waits = self.outbox.holds() || self.seat.live.ledger.lock().in_flight();
+            self.waiting = waits.then(|| self.waiting.unwrap_or_else(Instant::now));
+            let due = self.due();
+            if due < alarm.deadline() {
+                alarm.as_mut().reset(due);
+            }
             // The arms are equal: each is one event, and none may starve another.
             let step = tokio::select! {
-                permit = to.reserve(), if self.outbox.holds() => match permit {
-                    Ok(permit) => {
-                        let message = self.outbox.next(&self.seat, &self.shared.metrics);
-                        permit.send(Ok(message));
-                        self.waiting = None;
-                        Ok(())
-                    }
-                    Err(_) => Err(ended(End::Left, Status::cancelled("the connection is gone"))),
-                },
+                ready = to.ready(), if self.outbox.holds() => ready.and_then(|()| self.say(to)).map_err(|gone| {
+                    ended(End::Left, Status::cancelled(format!("the connection is gone: {}", gone.message())))
+                }),
                 message = next(&mut self.from) => message.and_then(|message| self.take(message)),
-                changed = self.offers.changed() => match changed {
-                    Ok(()) => self.look(),
+                again = &mut offered => match again {
+                    Some(again) => {
+                        offered.set(changed(again));
+                        self.look()
+                    }
                     // The source is gone; what was said last stays in force.
-                    Err(_) => Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
+                    None => Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
                 },
                 // A pod that is not known yet takes no turn away from those that are.
                 permit = self.shared.cold.clone().acquire_owned(), if self.known && matches!(self.turn, Turn::Awaited) => {
                     self.turn = permit.map_or(Turn::Over, Turn::Had);
                     Ok(())
                 }
-                _ = self.heartbeat.tick() => {
-                    self.outbox.heartbeat = true;
-                    Ok(())
+                () = &mut alarm => {
+                    let step = self.ring(Instant::now());
+                    alarm.as_mut().reset(self.due());
+                    step
                 }
-                () = sleep_until(self.heard + limits.silence) => {
-                    Err(ended(End::Silent, Status::deadline_exceeded("nothing was heard from the proxy")))
-                }
-                () = sleep_until(stalled), if waiting.is_some() => {
-                    Err(ended(End::Stalled, Status::deadline_exceeded("the proxy neither reads nor reports")))
-                }
-                () = sleep_until(forgotten), if self.parked.is_some() => {
-                    Err(ended(End::PodGone, Status::not_found("the pod is not known here; see that its manifest is applied")))
-                }
-                _ = self.seat.replaced.changed() => {
+                _ = &mut replaced => {
                     Err(ended(End::Replaced, Status::aborted("a newer session of the same pod took over")))
                 }
-                _ = self.phase.changed() => self.turn_to_phase(),
+                again = &mut phased => match again {
+                    Some(again) => {
+                        phased.set(changed(again));
+                        self.turn_to_phase()
+                    }
+                    None => Err(ended(End::Goaway, Status::unavailable("this replica is stopping"))),
+                },
             };
             if let Err(ended) = step {
                 return ended;
             }
         }
+    }
+
+    /// Sends one message of what there is.
+    fn say(&mut self, to: &mut Answer) -> Result<(), Status> {
+        let message = self.outbox.next(&self.seat, &self.shared.metrics);
+        self.waiting = None;
+        let length = to.send(&message)?;
+        self.shared.metrics.messages.one();
+        self.shared.metrics.message_bytes.add(length);
+        Ok(())
+    }
+
+    /// When `ring` is to be called at the latest.
+    fn due(&self) -> Instant {
+        let limits = &self.shared.limits;
+        let silent = self.heard + limits.silence;
+        let stalled = self.waiting.map(|since| since + limits.stall);
+        let forgotten = self.parked.map(|since| since + limits.park);
+        [stalled, forgotten].into_iter().flatten().fold(silent.min(self.heartbeat), Instant::min)
+    }
+
+    /// Does what is due by now.
+    fn ring(&mut self, now: Instant) -> Result<(), Ended> {
+        let limits = &self.shared.limits;
+        let over = |since: Option<Instant>, limit| since.is_some_and(|since| now >= since + limit);
+        if over(Some(self.heard), limits.silence) {
+            return Err(ended(End::Silent, Status::deadline_exceeded("nothing was heard from the proxy")));
+        }
+        if over(self.waiting, limits.stall) {
+            return Err(ended(End::Stalled, Status::deadline_exceeded("the proxy neither reads nor reports")));
+        }
+        if over(self.parked, limits.park) {
+            let why = "the pod is not known here; see that its manifest is applied";
+            return Err(ended(End::PodGone, Status::not_found(why)));
+        }
+        if now >= self.heartbeat {
+            self.heartbeat = now + limits.heartbeat;
+            self.outbox.heartbeat = true;
+        }
+        Ok(())
     }
 
     /// Plans the next transaction when nothing is under way. Nothing is said before the source has been read, nor while it does
@@ -328,7 +350,7 @@ impl Session {
         if !self.news || self.outbox.parts.is_some() || matches!(self.turn, Turn::Awaited) {
             return;
         }
-        let Some(offer) = self.offers.borrow().clone() else { return };
+        let Some(offer) = self.shared.offers.borrow().clone() else { return };
         let mut ledger = self.seat.live.ledger.lock();
         if !ledger.pod_stands() && !offer.knows_pod(&self.seat.live.caller.pod_uid) {
             return;
@@ -348,7 +370,7 @@ impl Session {
 
     /// The mesh has changed: is our pod still in it?
     fn look(&mut self) -> Result<(), Ended> {
-        let Some(offer) = self.offers.borrow_and_update().clone() else { return Ok(()) };
+        let Some(offer) = self.shared.offers.borrow().clone() else { return Ok(()) };
         self.news = true;
         let stands = self.seat.live.ledger.lock().pod_stands();
         let knows = stands || offer.knows_pod(&self.seat.live.caller.pod_uid);
@@ -361,7 +383,7 @@ impl Session {
     }
 
     fn turn_to_phase(&mut self) -> Result<(), Ended> {
-        match *self.phase.borrow_and_update() {
+        match *self.shared.phase.borrow() {
             Phase::Serving => {}
             Phase::Leaving { within } => {
                 let reconnect_within_millis = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
@@ -453,9 +475,8 @@ fn heartbeat(ledger: &Ledger) -> ToProxy {
     }))
 }
 
+/// By kind, what a transaction changes.
 fn count(message: &ToProxy, metrics: &Metrics) {
-    metrics.messages.one();
-    metrics.message_bytes.add(message.encoded_len());
     let Some(to_proxy::Message::Transaction(transaction)) = &message.message else { return };
     for change in transaction.changes.iter().filter_map(|change| change.change.as_ref()) {
         match change {
