@@ -127,11 +127,11 @@ type Scoped = (Key, Arc<str>);
 struct Memo {
     /// The newest table's: for that one all of it holds.
     generation: u64,
-    made: HashMap<Scoped, Arc<Found>>,
-    /// Which of them asked a question.
-    asked: HashMap<Topic, HashSet<Scoped>>,
+    made: HashMap<Arc<Scoped>, Arc<Found>>,
+    /// Which of them asked a question. There are many more questions than keys, so that a set holds where they are.
+    asked: HashMap<Topic, HashSet<Arc<Scoped>>>,
     /// Of the table before, for what must be made again: equal bytes are then shared, not copied.
-    stale: HashMap<Scoped, Arc<Entry>>,
+    stale: HashMap<Arc<Scoped>, Arc<Entry>>,
 }
 
 impl Memo {
@@ -142,7 +142,7 @@ impl Memo {
 
     /// Remembers it, unless a later batch may have touched what it asked, or somebody else was first: of one key there is one
     /// that stands, so that all who hold it hear when it does not.
-    fn keep(&mut self, scoped: Scoped, made: Found) -> Arc<Found> {
+    fn keep(&mut self, scoped: Arc<Scoped>, made: Found) -> Arc<Found> {
         let made = Arc::new(made);
         if made.since != self.generation {
             made.touch();
@@ -287,7 +287,7 @@ impl Table {
     /// As `entry`, with what tells whether it still holds.
     pub fn found(&self, key: &Key, namespace: &str) -> Arc<Found> {
         let scope = if matches!(key, Key::EgressIndex) { namespace.into() } else { Arc::clone(&EVERYWHERE) };
-        let scoped = (key.clone(), scope);
+        let scoped: Scoped = (key.clone(), scope);
         let stale = {
             let memo = self.memo.lock();
             if let Some(made) = memo.find(&scoped, self.generation) {
@@ -296,7 +296,7 @@ impl Table {
             memo.stale.get(&scoped).cloned()
         };
         let made = self.make(&scoped, stale);
-        self.memo.lock().keep(scoped, made)
+        self.memo.lock().keep(Arc::new(scoped), made)
     }
 
     /// The key of a Service's Outbound for clients in `namespace`.
@@ -353,9 +353,9 @@ impl Table {
     pub fn provenance(&self) -> BTreeMap<ObjectId, BTreeSet<Key>> {
         let mut keys: BTreeMap<ObjectId, BTreeSet<Key>> = BTreeMap::new();
         let memo = self.memo.lock();
-        for ((key, _), made) in memo.made.iter().filter(|(_, made)| made.since <= self.generation) {
+        for (scoped, made) in memo.made.iter().filter(|(_, made)| made.since <= self.generation) {
             for source in made.entry.iter().flat_map(|entry| &entry.sources) {
-                keys.entry(source.clone()).or_default().insert(key.clone());
+                keys.entry(source.clone()).or_default().insert(scoped.0.clone());
             }
         }
         keys

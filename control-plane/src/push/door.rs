@@ -190,7 +190,8 @@ async fn pause_after(error: &io::Error) {
     sleep(Duration::from_millis(100)).await;
 }
 
-type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+/// Boxed, as it passes through futures that would each keep room for it.
+type TlsStream = Box<tokio_rustls::server::TlsStream<TcpStream>>;
 
 /// Who is at the other end of a handshake that went well.
 enum Shaken {
@@ -205,9 +206,9 @@ async fn shake(door: &Door, socket: TcpStream) -> io::Result<Shaken> {
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
     let replica = hello.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == replica::ALPN));
     if replica {
-        hello.into_stream(door.replicas.clone()).await.map(Shaken::Replica)
+        hello.into_stream(door.replicas.clone()).await.map(|stream| Shaken::Replica(Box::new(stream)))
     } else {
-        hello.into_stream(door.proxies.clone()).await.map(Shaken::Proxy)
+        hello.into_stream(door.proxies.clone()).await.map(|stream| Shaken::Proxy(Box::new(stream)))
     }
 }
 

@@ -53,7 +53,8 @@ fn of_one_key_all_hold_the_same_whoever_made_it_first() {
     let scoped = (outbound("a"), Arc::clone(&EVERYWHERE));
     // Two at once: both have looked, and found nothing remembered.
     let (one, two) = (table.make(&scoped, None), table.make(&scoped, None));
-    let one = table.memo.lock().keep(scoped.clone(), one);
+    let scoped = Arc::new(scoped);
+    let one = table.memo.lock().keep(Arc::clone(&scoped), one);
     let two = table.memo.lock().keep(scoped, two);
     assert!(Arc::ptr_eq(&one, &two));
     take(&mut reconciler, vec![service("a", 81)]);
