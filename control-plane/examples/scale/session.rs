@@ -9,14 +9,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use hyper_util::rt::TokioIo;
 use leno_control_plane::kube::fake::fake_token;
 use leno_proto::hash::Hash;
 use leno_proto::key::Key;
 use leno_proto::wire::control;
 use leno_proto::wire::control::FromProxy;
 use leno_proto::wire::control::change::Change;
-use leno_proto::wire::control::control_client::ControlClient;
 use leno_proto::wire::control::from_proxy;
 use leno_proto::wire::control::to_proxy;
 use prost::Message;
@@ -31,15 +29,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::interval;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
-use tonic::transport::Endpoint;
 
+use crate::stream::Stream;
 use crate::world::World;
 
 pub(crate) struct Crowd {
@@ -142,37 +137,29 @@ impl Crowd {
         let member = &self.members[number];
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
-        let stream = TlsConnector::from(self.tls.clone()).connect("leno".try_into()?, socket).await?;
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_| {
-            let stream = stream.take();
-            async move { stream.ok_or(std::io::Error::other("one connection")) }
-        });
-        let channel = Endpoint::from_static("http://leno").connect_with_connector(connector).await?;
-        let (to, messages) = mpsc::channel(64);
+        let tls = TlsConnector::from(self.tls.clone()).connect("leno".try_into()?, socket).await?;
+        let mut stream = Stream::open(tls, &member.token).await?;
         let build = "scale".to_owned();
         let hello = control::Hello { build, pod_uid: member.uid.clone(), capabilities: Vec::new(), parallelism: 1 };
-        to.send(say(from_proxy::Message::Hello(hello))).await?;
-        let mut request = Request::new(ReceiverStream::new(messages));
-        request.metadata_mut().insert("authorization", format!("Bearer {}", member.token).parse()?);
-        let mut from = ControlClient::new(channel).session(request).await?.into_inner();
+        stream.say(&say(from_proxy::Message::Hello(hello))).await?;
         let resources = held.iter().map(|(key, hash)| control::HeldResource {
             key: Some(wire(key)),
             hash: hash.to_vec().into(),
             rejected: Vec::new(),
         });
-        to.send(say(from_proxy::Message::Held(control::Held { resources: resources.collect(), last: true }))).await?;
+        let held_all = control::Held { resources: resources.collect(), last: true };
+        stream.say(&say(from_proxy::Message::Held(held_all))).await?;
         let add = member.wants.iter().map(wire).collect();
-        to.send(say(from_proxy::Message::Subscribe(control::Subscribe { add, remove: Vec::new() }))).await?;
+        stream.say(&say(from_proxy::Message::Subscribe(control::Subscribe { add, remove: Vec::new() }))).await?;
         let mut heartbeat = interval(Duration::from_secs(10));
         heartbeat.tick().await;
         let (mut applied, mut hot) = (Vec::new(), false);
         loop {
             let message = tokio::select! {
-                message = from.message() => message?,
+                message = stream.next() => message?,
                 _ = heartbeat.tick() => {
                     let beat = control::Heartbeat { unix_millis: 0, digest: bytes::Bytes::new() };
-                    to.send(say(from_proxy::Message::Heartbeat(beat))).await?;
+                    stream.say(&say(from_proxy::Message::Heartbeat(beat))).await?;
                     continue;
                 }
             };
@@ -186,7 +173,8 @@ impl Crowd {
                 match change {
                     Change::Put(put) => {
                         hot |= matches!(&parsed, Key::Endpoints { target, .. } if &*target.service.name == "service-0");
-                        held.insert(parsed, Hash::of(&put.resource));
+                        // What a proxy makes of it is its own work, which is not to be in these times.
+                        held.extend(Hash::from_bytes(&put.hash).map(|hash| (parsed, hash)));
                         applied.push(control::Applied { key: Some(key), hash: put.hash, unsupported: Vec::new() });
                     }
                     Change::Unchanged(_) => {}
@@ -199,7 +187,7 @@ impl Crowd {
                     applied: std::mem::take(&mut applied),
                     rejected: Vec::new(),
                 };
-                to.send(say(from_proxy::Message::Report(report))).await?;
+                stream.say(&say(from_proxy::Message::Report(report))).await?;
                 if std::mem::take(&mut hot) {
                     member.hot.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now()));
                 }
