@@ -110,6 +110,30 @@ pub fn move_to(pid: u32, core: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lets a process run only where nobody else wants the core: for what shares a core with what is measured, and would be on
+/// another machine.
+///
+/// # Errors
+/// `chrt` is missing, or the process is gone.
+pub fn give_way(pid: u32) -> anyhow::Result<()> {
+    idle(&["--all-tasks"], &pid.to_string())
+}
+
+/// The same for the calling thread alone.
+///
+/// # Errors
+/// `chrt` is missing.
+pub fn give_way_here() -> anyhow::Result<()> {
+    let own = fs::read_link("/proc/thread-self")?;
+    idle(&[], &own.file_name().context("it ends with a number")?.to_string_lossy())
+}
+
+fn idle(options: &[&str], id: &str) -> anyhow::Result<()> {
+    let status = Command::new("chrt").arg("--idle").args(options).args(["--pid", "0", id]).status();
+    anyhow::ensure!(status.context("run chrt (Debian: util-linux)")?.success(), "chrt --idle --pid 0 {id} failed");
+    Ok(())
+}
+
 /// Counts the system calls of processes, where `perf` can.
 pub struct SystemCalls(Child);
 
