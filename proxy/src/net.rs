@@ -266,8 +266,7 @@ impl AsyncRead for Early {
         let count = self.read.len().min(buf.remaining());
         buf.put_slice(&self.read.split_to(count));
         if self.read.is_empty() {
-            // The memory is of no more use.
-            self.read = BytesMut::new();
+            buffer::give(std::mem::take(&mut self.read));
         }
         Poll::Ready(Ok(()))
     }

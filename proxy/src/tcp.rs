@@ -28,6 +28,7 @@ use crate::http::ResponseLog;
 use crate::http::h1::Served;
 use crate::net;
 use crate::net::Io;
+use crate::net::buffer;
 use crate::sniff;
 use crate::sniff::Sniff;
 
@@ -189,6 +190,10 @@ impl Half {
             let wrote = ready!(Pin::new(&mut *to).poll_write(cx, &self.early))?;
             self.wrote(wrote)?;
             self.early.advance(wrote);
+        }
+        if self.early.capacity() > 0 {
+            // A tunnel lasts for days, what it began with does not.
+            buffer::give(std::mem::take(&mut self.early));
         }
         while self.start < self.end {
             let Some(buf) = &self.buf else { break };
