@@ -55,7 +55,7 @@ impl Upgrade<'_> {
         self.control_plane(NOW)?;
         self.sidecars("catalog", earlier::TAG)?;
         self.sidecars("caller", earlier::TAG)?;
-        cli::ask(self.target, &["check", "--data-plane", "-n", LIFE], 0, &["SIDECAR_OUTDATED"])?;
+        cli::ask(self.target, &["check", "--data-plane", "-n", LIFE, "--wait", "30s"], 0, &["SIDECAR_OUTDATED"])?;
         trust::policy_lives(self.target)
     }
 
