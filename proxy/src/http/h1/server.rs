@@ -359,7 +359,6 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             body: if plan.framing == Framing::None { Body::Empty } else { body },
             end: End { grpc_status: grpc_status(&head.headers), ..End::default() },
             ended: false,
-            farewell: false,
             plan,
         };
         drop(head);
@@ -368,14 +367,14 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             ready => ready,
         })
         .await;
-        let Answering { body, mut end, plan, farewell, .. } = answering;
+        let Answering { body, mut end, plan, .. } = answering;
         drop(body);
         end.request_bytes = self.connection.body.borrow().taken;
         end.cut = outcome.err();
         log.ended(end);
         match outcome {
             Err(_) => Finish::Abort,
-            Ok(()) if farewell => Finish::Farewell,
+            Ok(()) if self.connection.wire.borrow().last => Finish::Farewell,
             Ok(()) if plan.after == After::Close || self.draining => Finish::Close,
             Ok(()) => self.pass_over_body().await,
         }
@@ -425,8 +424,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
                     Poll::Ready(None) => {
                         answering.finish(&mut wire.borrow_mut())?;
                         if answering.plan.parting && self.nothing_follows() {
-                            answering.farewell = true;
-                            wire.borrow_mut().close_follows();
+                            wire.borrow_mut().last = true;
                         }
                     }
                 }
@@ -561,8 +559,6 @@ struct Answering<'c> {
     end: End,
     /// The body's end is encoded.
     ended: bool,
-    /// It leaves with the close.
-    farewell: bool,
 }
 
 impl Answering<'_> {

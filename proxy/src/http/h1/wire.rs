@@ -47,8 +47,8 @@ pub struct Wire {
     tail: Bytes,
     tail_end: &'static [u8],
     unflushed: bool,
-    /// Only the close follows what waits.
-    last: bool,
+    /// The connection is closed once what waits is written, without another word to hear: it may leave with the FIN.
+    pub last: bool,
 }
 
 /// How pieces of a body look on this wire.
@@ -133,25 +133,19 @@ impl Wire {
         self.tail_end = end;
     }
 
-    /// The connection is closed once what waits is written, without another word to hear: it may leave with the FIN.
-    pub fn close_follows(&mut self) {
-        self.last = true;
-    }
-
     /// Writes all that waits.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let head = &self.out[self.out_written..];
             let outcome = match (head.is_empty(), self.tail.is_empty(), self.tail_end.is_empty()) {
                 (true, true, true) => break,
-                _ if self.last => {
+                (false, true, true) if !self.last => Pin::new(&mut self.io).poll_write(cx, head),
+                _ if self.last || self.io.is_write_vectored() => {
                     let parts = [IoSlice::new(head), IoSlice::new(&self.tail), IoSlice::new(self.tail_end)];
-                    self.io.poll_write_last(cx, &parts)
-                }
-                (false, true, true) => Pin::new(&mut self.io).poll_write(cx, head),
-                _ if self.io.is_write_vectored() => {
-                    let parts = [IoSlice::new(head), IoSlice::new(&self.tail), IoSlice::new(self.tail_end)];
-                    Pin::new(&mut self.io).poll_write_vectored(cx, &parts)
+                    match self.last {
+                        true => self.io.poll_write_last(cx, &parts),
+                        false => Pin::new(&mut self.io).poll_write_vectored(cx, &parts),
+                    }
                 }
                 (false, _, _) => Pin::new(&mut self.io).poll_write(cx, head),
                 (true, false, _) => Pin::new(&mut self.io).poll_write(cx, &self.tail),

@@ -79,20 +79,18 @@ impl State {
         if (of_stream && head.stream == 0) || (of_connection && head.stream != 0) {
             return Err(Code::PROTOCOL_ERROR);
         }
-        let payload = match head.kind {
-            frame::DATA => return self.data(head, payload),
-            _ => payload.bytes(),
-        };
+        let bytes = payload.bytes();
         match head.kind {
-            frame::HEADERS => self.headers(head, payload),
-            frame::PRIORITY => priority(head, payload.try_into().map_err(|_| Code::FRAME_SIZE_ERROR)?),
-            frame::RST_STREAM => self.rst_stream(head, payload),
-            frame::SETTINGS => self.settings_frame(head, payload),
+            frame::DATA => self.data(head, payload),
+            frame::HEADERS => self.headers(head, bytes),
+            frame::PRIORITY => priority(head, bytes.try_into().map_err(|_| Code::FRAME_SIZE_ERROR)?),
+            frame::RST_STREAM => self.rst_stream(head, bytes),
+            frame::SETTINGS => self.settings_frame(head, bytes),
             frame::PUSH_PROMISE => Err(Code::PROTOCOL_ERROR),
-            frame::PING => self.ping(head, payload),
-            frame::GOAWAY => self.goaway(payload),
-            frame::WINDOW_UPDATE => self.window_update(head, payload),
-            frame::CONTINUATION => self.continuation(head, payload),
+            frame::PING => self.ping(head, bytes),
+            frame::GOAWAY => self.goaway(bytes),
+            frame::WINDOW_UPDATE => self.window_update(head, bytes),
+            frame::CONTINUATION => self.continuation(head, bytes),
             _ => Ok(()),
         }
     }
