@@ -1,5 +1,5 @@
-//! How messages are framed for the stream between the planes: with buffers no larger than what they hold, as a control plane has
-//! two of them for each of thousands of sessions, which say little and last for days. It must never change what is on the wire.
+//! How messages are framed for the stream between the planes: with buffers no larger than what they hold, as a
+//! session says little and lasts for days. It must never change what is on the wire.
 
 use std::marker::PhantomData;
 
