@@ -288,14 +288,9 @@ fn difference(before: &str, after: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     fn world(text: &str) -> World {
-        let mut path = std::env::temp_dir();
-        path.push(format!("leno-diff-{}-{}.yaml", std::process::id(), text.len()));
-        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
-        let declared = world::declared(std::slice::from_ref(&path)).unwrap();
-        std::fs::remove_file(path).unwrap();
+        let declared = world::said(&[("manifests.yaml".to_owned(), text.to_owned())]);
         assert!(declared.refused.is_empty(), "{:?}", declared.refused);
         let mut world = World::default();
         declared.apply(&mut world);

@@ -58,14 +58,19 @@ pub(crate) fn declared(paths: &[PathBuf]) -> anyhow::Result<Declared> {
             texts.push(one(path)?);
         }
     }
+    Ok(said(&texts))
+}
+
+/// What texts declare, each with the name of its file.
+pub(crate) fn said(texts: &[(String, String)]) -> Declared {
     let mut declared = Declared::default();
     let mut templates = Vec::new();
-    for (file, text) in &texts {
+    for (file, text) in texts {
         declared.take(file, text);
         templates.extend(documents(file, text));
     }
     declared.pods(&templates);
-    Ok(declared)
+    declared
 }
 
 fn one(path: &Path) -> anyhow::Result<(String, String)> {
