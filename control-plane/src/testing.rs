@@ -13,6 +13,8 @@ impl Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("leno-control-plane-{}-{next}", std::process::id()));
+        // A process of the same number that was killed may have left one.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }

@@ -199,6 +199,8 @@ fn read_text(text: &str) -> Batch {
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("leno-compile-{}-{number}", std::process::id()));
+    // A process of the same number that was killed may have left one.
+    let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("in.yaml"), text).unwrap();
     let batch = Directory::open(folder.clone(), None).unwrap().look(SystemTime::now()).unwrap();

@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use leno_control_plane::reconcile::Reconciler;
@@ -46,12 +48,16 @@ const POD: [&str; 3] = [
     ", annotations: {leno.dev/inject: enabled}}\nspec: {serviceAccountName: cart}\nstatus: {podIP: 10.1.0.9}\n",
 ];
 
-fn table(name: &str) -> Arc<Table> {
-    table_of(name, MANIFESTS)
+fn table() -> Arc<Table> {
+    table_of(MANIFESTS)
 }
 
-fn table_of(name: &str, manifests: &str) -> Arc<Table> {
-    let folder = std::env::temp_dir().join(format!("leno-status-{}-{name}", std::process::id()));
+fn table_of(manifests: &str) -> Arc<Table> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("leno-status-{}-{number}", std::process::id()));
+    // A process of the same number that was killed may have left one.
+    let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("in.yaml"), manifests).unwrap();
     let batch = Directory::open(folder.clone(), None).unwrap().look(SystemTime::now()).unwrap();
@@ -87,7 +93,7 @@ fn counts(selected: usize, applied: usize, rejected: usize, disconnected: usize)
 
 #[test]
 fn a_policy_that_nobody_uses_is_programmed() {
-    let table = table("unused");
+    let table = table();
     let (text, proxies) = told(&status::report(&table, &[]), "TrafficPolicy");
     assert_eq!(text, "True Programmed no client uses it yet");
     assert_eq!(proxies, counts(0, 0, 0, 0));
@@ -95,7 +101,7 @@ fn a_policy_that_nobody_uses_is_programmed() {
 
 #[test]
 fn every_proxy_that_uses_it_must_have_applied_its_present_version() {
-    let table = table("present");
+    let table = table();
     let current = proxy("web-0", &table, &outbound());
     let mut behind = proxy("web-1", &table, &outbound());
     let all = [current.clone(), proxy("web-1", &table, &outbound())];
@@ -116,7 +122,7 @@ fn every_proxy_that_uses_it_must_have_applied_its_present_version() {
 
 #[test]
 fn a_meshed_pod_without_a_session_holds_back_what_selects_it() {
-    let table = table("silent");
+    let table = table();
     let (text, proxies) = told(&status::report(&table, &[]), "AccessPolicy");
     assert_eq!(text, "False Reconciling applied in 0 of 1 proxies; waiting for shop/orders-0");
     assert_eq!(proxies, counts(1, 0, 0, 1));
@@ -127,14 +133,14 @@ fn a_meshed_pod_without_a_session_holds_back_what_selects_it() {
 
 #[test]
 fn the_text_names_what_needs_attention() {
-    let text = status::report(&table("text"), &[]).text();
+    let text = status::report(&table(), &[]).text();
     assert!(text.contains("ok        TrafficPolicy shop/orders  generation 1"), "{text}");
     assert!(text.contains("ATTENTION AccessPolicy"), "{text}");
 }
 
 #[test]
 fn a_proxy_that_lost_its_session_is_disconnected_in_every_view_until_its_pod_is_gone() {
-    let table = table("lost");
+    let table = table();
     let mut lost = proxy("orders", &table, &outbound());
     lost.connected = false;
     let report = status::report(&table, &[lost.clone(), proxy("web-0", &table, &outbound())]);
@@ -156,7 +162,7 @@ fn a_proxy_that_lost_its_session_is_disconnected_in_every_view_until_its_pod_is_
 #[test]
 fn five_of_many_are_named() {
     let pods: String = (0..7).map(|n| format!("{}{n}{}{n}{}", POD[0], POD[1], POD[2])).collect();
-    let report = status::report(&table_of("many", &format!("{MANIFESTS}{pods}")), &[]);
+    let report = status::report(&table_of(&format!("{MANIFESTS}{pods}")), &[]);
     assert_eq!((report.sidecars.disconnected, report.sidecars.named.len()), (8, 5));
     let text = report.text();
     let first = text.lines().next().unwrap();
@@ -168,7 +174,7 @@ fn five_of_many_are_named() {
 #[test]
 fn what_proxies_do_not_act_on_is_told_of_the_object_that_asks_for_it() {
     let warmup = "timeouts: {request: 1s}, connection: {warmup: {connectRate: 9}}";
-    let table = table_of("unsupported", &MANIFESTS.replace("timeouts: {request: 1s}", warmup));
+    let table = table_of(&MANIFESTS.replace("timeouts: {request: 1s}", warmup));
     let warnings = |report: &Report, kind: &str| {
         let object = report.objects.iter().find(|object| object.kind == kind).unwrap();
         object.conditions.iter().find(|condition| condition.kind == "Warnings").unwrap().message.clone()
@@ -203,7 +209,7 @@ spec:
   parentRefs: [{kind: Service, group: '', name: orders}]
   rules: [{timeouts: {request: 1s}, backendRefs: [{name: orders, port: 80}]}]
 ";
-    let report = status::report(&table_of("lint", &format!("{MANIFESTS}{lower}")), &[]);
+    let report = status::report(&table_of(&format!("{MANIFESTS}{lower}")), &[]);
     let warnings = |name: &str| {
         let object = report.objects.iter().find(|object| object.name == name && object.kind != "AccessPolicy").unwrap();
         object.conditions.iter().find(|condition| condition.kind == "Warnings").unwrap().message.clone()
@@ -231,7 +237,7 @@ spec:
   parentRefs: [{kind: Service, group: '', name: orders}, {kind: Service, group: '', name: nowhere}]
   rules: [{backendRefs: [{name: orders, port: 80}]}]
 ";
-    let report = status::report(&table_of("parents", &format!("{MANIFESTS}{more}")), &[]);
+    let report = status::report(&table_of(&format!("{MANIFESTS}{more}")), &[]);
     let object = |name: &str| report.objects.iter().find(|object| object.name == name).unwrap();
     let lost = object("lost").conditions.iter().find(|condition| condition.kind == "Programmed").unwrap();
     assert_eq!((lost.status, lost.reason, lost.observed_generation), ("False", "NotAccepted", 4));

@@ -19,6 +19,8 @@ impl Folder {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("leno-source-{}-{number}", std::process::id()));
+        // A process of the same number that was killed may have left one.
+        let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("in")).unwrap();
         Folder { root, now: SystemTime::now() }
     }

@@ -13,7 +13,10 @@ impl Folder {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(std::env::temp_dir().join(format!("leno-proxy-test-{}-{number}", std::process::id())))
+        let path = std::env::temp_dir().join(format!("leno-proxy-test-{}-{number}", std::process::id()));
+        // A process of the same number that was killed may have left one.
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
     }
 }
 
