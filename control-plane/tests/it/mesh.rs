@@ -15,6 +15,7 @@ use leno_control_plane::app;
 use leno_control_plane::app::App;
 use leno_control_plane::app::Mesh;
 use leno_control_plane::config::Config;
+use leno_control_plane::error::Error;
 use leno_control_plane::folder::Folder;
 use leno_control_plane::push::offer::Item;
 use leno_control_plane::push::offer::Offer;
@@ -28,6 +29,7 @@ use leno_proto::key::Key;
 use leno_proto::policy::ServiceName;
 use leno_proto::policy::ServicePort;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 pub(crate) struct Scratch(PathBuf);
 
@@ -36,6 +38,8 @@ impl Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("leno-control-plane-it-{}-{next}", std::process::id()));
+        // A process of the same number that was killed may have left one.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }
@@ -149,13 +153,19 @@ pub(crate) async fn start_on(state: Arc<Scratch>, table: Option<Table>, limits: 
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--leaf-ttl", "60s"];
     let config = Config::try_parse_from(flags.into_iter().chain(ports)).unwrap();
     let (tables, receiver) = watch::channel(table.map(|table| Arc::new(table) as Arc<dyn Offer>));
-    let mesh = Mesh {
-        tables: receiver,
+    let mesh = || Mesh {
+        tables: receiver.clone(),
         status: Arc::new(|format| format!("{format:?}")),
         explain: Arc::new(|_| Err("no world".to_owned())),
         cluster: None,
     };
-    let app = App::start(&config, mesh, Sessions::new(100), limits).await.unwrap();
+    let app = loop {
+        match App::start(&config, mesh(), Sessions::new(100), limits.clone()).await {
+            // A process that another test is just starting holds what was open here until it runs its own program.
+            Err(Error::FolderInUse { .. }) => sleep(Duration::from_millis(10)).await,
+            started => break started.unwrap(),
+        }
+    };
     ControlPlane { app, tables, state }
 }
 
