@@ -115,15 +115,16 @@ async fn a_rejected_version_is_not_sent_again_and_the_mended_one_is() {
 
 #[tokio::test]
 async fn a_pod_that_the_source_sees_late_waits_and_one_that_it_never_sees_is_refused() {
-    let limits = Limits { park: Duration::from_millis(300), ..Limits::default() };
     let mut without = table();
     without.remove(&inbound());
-    let control_plane = start(Some(without), limits).await;
+    let control_plane = start(Some(without), Limits::default()).await;
     let mut proxy = Proxy::connect(&control_plane, Memory::default()).await.unwrap();
     control_plane.publish(&table());
     assert_eq!(kinds(&proxy.take().await.unwrap()), (3, 0, 0), "nothing was said before the pod was known");
     assert_eq!(proxy.content(&inbound()), Some("i"));
 
+    let limits = Limits { park: Duration::from_millis(300), ..Limits::default() };
+    let control_plane = start(Some(table()), limits).await;
     let token = control_plane.token_for("ghost", "uid-9");
     let mut ghost = Proxy::connect_as(&control_plane, &token, "uid-9", Memory::default()).await.unwrap();
     let end = ghost.end().await;
