@@ -2,11 +2,11 @@
 
 mod ceiling;
 mod mesh;
+mod mirror;
 mod permission;
 mod route;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use leno_proto::policy::*;
 use tokio::io::AsyncReadExt;
@@ -14,8 +14,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use mesh::Mesh;
+use mesh::Refusing;
+use mesh::STANDSTILL;
 use mesh::Served;
 use mesh::head;
+use mesh::until_counted;
 
 const GET: &[u8] = b"GET /items?x=1 HTTP/1.1\r\nHost: orders\r\nX-Odd-CASE: 1\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX-App: A\r\n\r\nok";
@@ -223,6 +226,7 @@ fn a_strict_port_refuses_plaintext() {
         let mut read = Vec::new();
         let _ = stranger.read_to_end(&mut read).await;
         assert_eq!(String::from_utf8_lossy(&read), "");
+        until_counted(&mesh, "orders", "plaintext_refused").await;
         let reason = crate::error::Reason::PlaintextRefused;
         assert_eq!(app.metrics.proxy.connection_failures.value(reason), 1);
         // The mesh itself goes on.
@@ -249,8 +253,9 @@ fn a_stranger_may_speak_plaintext_to_a_permissive_port_but_not_claim_an_identity
 
 #[test]
 fn an_application_that_is_down_gives_503_with_a_reason() {
-    Mesh::new().run(|mesh| async move {
-        mesh.stop_application("orders");
+    let mut mesh = Mesh::new();
+    mesh.down = "orders";
+    mesh.run(|mesh| async move {
         let mut client = mesh.call("web", "orders").await;
         client.write_all(GET).await.unwrap();
         let (head, _) = answer(&mut client, 0).await;
@@ -262,7 +267,7 @@ fn an_application_that_is_down_gives_503_with_a_reason() {
 #[test]
 fn a_request_that_takes_too_long_gets_504() {
     let mut mesh = Mesh::new();
-    mesh.traffic.timeouts.request = Some(Duration::from_millis(100));
+    mesh.traffic.timeouts.request = Some(STANDSTILL);
     mesh.run(|mesh| async move {
         let app = mesh.application("orders");
         let mut client = mesh.call("web", "orders").await;
@@ -317,7 +322,7 @@ fn an_upgrade_becomes_a_tunnel_through_both_sidecars() {
 #[test]
 fn a_tunnel_in_which_nothing_moves_ends_by_the_policy_s_stream_idle() {
     let mut mesh = Mesh::new();
-    mesh.traffic.timeouts.stream_idle = Some(Duration::from_millis(100));
+    mesh.traffic.timeouts.stream_idle = Some(STANDSTILL);
     mesh.run(|mesh| async move {
         let app = mesh.application("orders");
         let mut client = mesh.call("web", "orders").await;
@@ -330,7 +335,7 @@ fn a_tunnel_in_which_nothing_moves_ends_by_the_policy_s_stream_idle() {
         answer(&mut client, 0).await;
         // A reset, since it is no honest end.
         assert!(client.read(&mut [0; 1]).await.is_err());
-        assert!(mesh.application("web").metrics.render().contains("stream_idle"));
+        until_counted(&mesh, "web", "stream_idle").await;
     });
 }
 
@@ -608,9 +613,11 @@ fn a_pod_that_calls_its_own_service_is_served_without_leaving_the_process() {
 
 #[test]
 fn an_endpoint_that_died_is_not_noticed_even_by_a_post() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = Refusing::new();
     let mut mesh = Mesh::new();
-    mesh.ghosts = vec![dead];
+    mesh.ghosts = vec![dead.address];
+    // In turn, so that the dead one is asked for certain.
+    mesh.traffic.load_balancing.algorithm = Algorithm::RoundRobin;
     mesh.run(|mesh| async move {
         let app = mesh.application("orders");
         let mut client = mesh.call("web", "orders").await;
@@ -654,47 +661,5 @@ fn a_client_over_its_rate_is_told_to_come_back_later() {
         client.write_all(GET).await.unwrap();
         let (head, _) = answer(&mut client, 0).await;
         assert!(head.starts_with("HTTP/1.1 429") && head.contains("leno-reason: rate_limited"), "{head}");
-    });
-}
-
-#[test]
-fn a_copy_of_a_request_goes_to_the_mirror_and_its_answer_nowhere() {
-    let mut mesh = Mesh::new();
-    mesh.mirrored = true;
-    mesh.run(|mesh| async move {
-        let (app, audit) = (mesh.application("orders"), mesh.application("audit"));
-        let mut client = mesh.call("web", "orders").await;
-        client.write_all(b"POST /buy HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbook").await.unwrap();
-        // The copy is answered first, and with another status.
-        let mut copied = audit.accept().await;
-        assert!(copied.head().await.starts_with("POST /buy HTTP/1.1\r\n"));
-        assert_eq!(copied.bytes(4).await, b"book");
-        copied.io.write_all(b"HTTP/1.1 500 Watched\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        let mut served = app.accept().await;
-        assert!(served.head().await.starts_with("POST /buy HTTP/1.1\r\n"));
-        assert_eq!(served.bytes(4).await, b"book");
-        served.io.write_all(OK).await.unwrap();
-        assert!(answer(&mut client, 2).await.0.starts_with("HTTP/1.1 200"));
-    });
-}
-
-#[test]
-fn a_mirror_that_does_not_answer_costs_the_request_nothing() {
-    let mut mesh = Mesh::new();
-    mesh.mirrored = true;
-    mesh.run(|mesh| async move {
-        mesh.stop_application("audit");
-        let app = mesh.application("orders");
-        let mut client = mesh.call("web", "orders").await;
-        client.write_all(GET).await.unwrap();
-        let mut served = app.accept().await;
-        for round in 0..2 {
-            served.head().await;
-            served.io.write_all(OK).await.unwrap();
-            assert_eq!(answer(&mut client, 2).await.1, "ok");
-            if round == 0 {
-                client.write_all(GET).await.unwrap();
-            }
-        }
     });
 }

@@ -9,14 +9,13 @@ use tokio::net::TcpStream;
 
 use super::answer;
 use super::mesh::Mesh;
-
-/// Longer than a busy machine stands still: what is to be cut must have begun by then.
-const MOST: Duration = Duration::from_secs(4);
+use super::mesh::STANDSTILL;
+use super::mesh::until_counted;
 
 fn bounded(protocol: Protocol) -> Mesh {
     let mut mesh = Mesh::new();
     mesh.protocol = protocol;
-    mesh.traffic.timeouts.max_stream_duration = Some(MOST);
+    mesh.traffic.timeouts.max_stream_duration = Some(STANDSTILL);
     mesh
 }
 
@@ -29,13 +28,6 @@ async fn until_cut(mut client: TcpStream, mut served: TcpStream, word: &[u8]) {
     };
     let hear = async { while matches!(client.read(&mut [0; 4096]).await, Ok(count) if count > 0) {} };
     tokio::join!(speak, hear);
-}
-
-async fn until_counted(mesh: &Mesh) {
-    let metrics = mesh.application("web").metrics.clone();
-    while !metrics.render().contains("reason=\"request_timeout\"") {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[test]
@@ -69,7 +61,7 @@ fn what_does_not_end_is_cut_though_it_moves_and_what_does_not_begin_is_given_up(
             answer(&mut silent, 0),
         );
         assert!(head.starts_with("HTTP/1.1 504") && head.contains("request_timeout"), "{head}");
-        until_counted(&mesh).await;
+        until_counted(&mesh, "web", "request_timeout").await;
     });
 }
 
@@ -82,6 +74,6 @@ fn opaque_bytes_are_cut_though_they_move() {
         let mut served = app.accept().await;
         assert_eq!(served.bytes(4).await, b"ping");
         until_cut(client, served.io, b"tick").await;
-        until_counted(&mesh).await;
+        until_counted(&mesh, "web", "request_timeout").await;
     });
 }

@@ -16,6 +16,7 @@ use leno_proto::key::Key;
 use leno_proto::policy::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 
@@ -40,6 +41,8 @@ use ca::Ca;
 use ca::Leaf;
 
 const DOMAIN: &str = "mesh.test";
+/// What a story lets run out: longer than a busy machine stands still, since what is to be cut must have begun by then.
+pub(super) const STANDSTILL: Duration = Duration::from_secs(4);
 
 pub(super) struct Mesh {
     ca: Ca,
@@ -57,11 +60,43 @@ pub(super) struct Mesh {
     pub(super) mirrored: bool,
     /// What a TCPRoute's rule on `orders` says.
     pub(super) tcp_rule: Option<Traffic>,
+    /// Whose application does not run.
+    pub(super) down: &'static str,
+}
+
+/// A port of this process that refuses connections for as long as this is held: were it free, anybody could listen there.
+pub(super) struct Refusing {
+    _bound: TcpSocket,
+    pub(super) address: SocketAddr,
+}
+
+impl Refusing {
+    pub(super) fn new() -> Self {
+        let bound = TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = bound.local_addr().unwrap();
+        Self { _bound: bound, address }
+    }
+}
+
+/// Where an application is to be.
+enum App {
+    Listens(TcpListener),
+    Down(Refusing),
+}
+
+impl App {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Listens(listener) => listener.local_addr().unwrap(),
+            Self::Down(refusing) => refusing.address,
+        }
+    }
 }
 
 /// A workload: its application's socket, its sidecar, and the door for calls to each other service.
 pub(super) struct Pod {
-    app: RefCell<Option<TcpListener>>,
+    app: RefCell<Option<App>>,
     hop: SocketAddr,
     pub(super) calls: HashMap<String, SocketAddr>,
     #[allow(dead_code, reason = "dropped with the pod: its end is the end of the drain")]
@@ -91,6 +126,7 @@ impl Mesh {
             ghosts: Vec::new(),
             mirrored: false,
             tcp_rule: None,
+            down: "",
         }
     }
 
@@ -101,21 +137,22 @@ impl Mesh {
         runtime.block_on(async {
             let mesh = Rc::new(self);
             mesh.start(&["web", "orders", "audit"]).await;
-            tokio::time::timeout(Duration::from_secs(20), story(mesh)).await.expect("the story hangs");
+            tokio::time::timeout(Duration::from_secs(120), story(mesh)).await.expect("the story hangs");
         });
     }
 
     async fn start(self: &Rc<Self>, names: &[&str]) {
         let mut sockets = Vec::new();
         for name in names {
-            let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let app = match self.down == *name {
+                true => App::Down(Refusing::new()),
+                false => App::Listens(TcpListener::bind("127.0.0.1:0").await.unwrap()),
+            };
             let hop = net::listen(([127, 0, 0, 1], 0).into(), Sharing::Alone).unwrap();
             sockets.push((name.to_string(), app, hop));
         }
-        let endpoints: Vec<(String, SocketAddr, SocketAddr)> = sockets
-            .iter()
-            .map(|(n, app, hop)| (n.clone(), app.local_addr().unwrap(), hop.local_addr().unwrap()))
-            .collect();
+        let endpoints: Vec<(String, SocketAddr, SocketAddr)> =
+            sockets.iter().map(|(n, app, hop)| (n.clone(), app.address(), hop.local_addr().unwrap())).collect();
         for (name, app, hop) in sockets {
             let pod = self.pod(&name, app, hop, &endpoints);
             self.pods.borrow_mut().insert(name, Rc::new(pod));
@@ -125,18 +162,18 @@ impl Mesh {
     fn pod(
         &self,
         name: &str,
-        app: TcpListener,
+        app: App,
         hop: std::net::TcpListener,
         endpoints: &[(String, SocketAddr, SocketAddr)],
     ) -> Pod {
         let metrics = Arc::new(Metrics::default());
         let (state, _wanted) = State::new(|_| Box::new(|| ()));
-        state.apply(self.resources(name, app.local_addr().unwrap(), endpoints), Instant::now());
+        state.apply(self.resources(name, app.address(), endpoints), Instant::now());
         let (log, lines) = AccessLog::new(LogMode::All, Arc::clone(&metrics));
         let (spans, _queue) = export::queue(Arc::clone(&metrics), Instant::now());
         let (drain, watch) = drain::channel();
         let hop_address = hop.local_addr().unwrap();
-        let mut doors = vec![Door { socket: hop, front: Arc::new(Front::InboundTo(app.local_addr().unwrap())) }];
+        let mut doors = vec![Door { socket: hop, front: Arc::new(Front::InboundTo(app.address())) }];
         let mut calls = HashMap::new();
         for (other, ..) in endpoints {
             let socket = net::listen(([127, 0, 0, 1], 0).into(), Sharing::Alone).unwrap();
@@ -270,10 +307,6 @@ impl Mesh {
         state.apply(vec![Change::Put(Key::Inbound(name.into()), Arc::new(Resource::Inbound(inbound)))], Instant::now());
     }
 
-    pub(super) fn stop_application(&self, name: &str) {
-        self.application(name).app.take();
-    }
-
     /// As the application of `from` would: a connection to its sidecar's door for `to`.
     pub(super) async fn call(&self, from: &str, to: &str) -> TcpStream {
         let door = self.application(from).calls[to];
@@ -283,9 +316,11 @@ impl Mesh {
 
 impl Pod {
     pub(super) async fn accept(&self) -> Served {
-        let listener = self.app.take().expect("it runs");
+        let Some(App::Listens(listener)) = self.app.take() else {
+            panic!("it does not run, or somebody accepts already")
+        };
         let accepted = listener.accept().await.unwrap().0;
-        self.app.replace(Some(listener));
+        self.app.replace(Some(App::Listens(listener)));
         Served { io: accepted, read: Vec::new() }
     }
 
@@ -306,6 +341,14 @@ impl Served {
             assert!(self.io.read_buf(&mut self.read).await.unwrap() > 0);
         }
         self.read.drain(..count).collect()
+    }
+}
+
+/// Until the sidecar of `pod` has counted something that ended for this reason.
+pub(super) async fn until_counted(mesh: &Mesh, pod: &str, reason: &str) {
+    let metrics = Arc::clone(&mesh.application(pod).metrics);
+    while !metrics.render().contains(&format!("reason=\"{reason}\"")) {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::answer;
 use super::mesh::Mesh;
+use super::mesh::until_counted;
 use super::opaque;
 
 fn denied() -> Access {
@@ -23,14 +24,6 @@ async fn is_cut(io: &mut TcpStream) -> bool {
     !matches!(io.read(&mut [0; 1]).await, Ok(count) if count > 0)
 }
 
-/// What the server's sidecar counted, once it has.
-async fn until_counted(mesh: &Mesh, reason: &str) {
-    let metrics = mesh.application("orders").metrics.clone();
-    while !metrics.render().contains(&format!("reason=\"{reason}\"")) {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[test]
 fn open_bytes_end_when_their_permission_does() {
     opaque(Protocol::Opaque).run(|mesh| async move {
@@ -41,7 +34,7 @@ fn open_bytes_end_when_their_permission_does() {
         assert_eq!(served.bytes(5).await, b"hello");
         mesh.permit("orders", denied());
         assert!(is_cut(&mut client).await && is_cut(&mut served.io).await);
-        until_counted(&mesh, "policy_denied").await;
+        until_counted(&mesh, "orders", "policy_denied").await;
         let mut again = mesh.call("web", "orders").await;
         assert!(is_cut(&mut again).await);
     });
@@ -61,7 +54,7 @@ fn a_tunnel_within_http_ends_when_its_permission_does() {
         assert_eq!(answer(&mut client, 5).await.1, "hello");
         mesh.permit("orders", without("/chat"));
         assert!(is_cut(&mut client).await && is_cut(&mut served.io).await);
-        until_counted(&mesh, "policy_denied").await;
+        until_counted(&mesh, "orders", "policy_denied").await;
     });
 }
 
@@ -82,7 +75,7 @@ fn a_long_answer_ends_when_its_permission_does_and_its_neighbour_stays() {
         mesh.permit("orders", without("/news"));
         assert!(is_cut(&mut doomed).await);
         assert!(is_cut(&mut served[0].io).await);
-        until_counted(&mesh, "policy_denied").await;
+        until_counted(&mesh, "orders", "policy_denied").await;
         served[1].io.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
         let mut rest = vec![0; 14];
         spared.read_exact(&mut rest).await.unwrap();

@@ -1,19 +1,19 @@
 //! What a route says where its Service says something else.
 
-use std::time::Duration;
-
 use leno_proto::policy::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 
 use super::mesh::Mesh;
+use super::mesh::STANDSTILL;
+use super::mesh::until_counted;
 
 #[test]
 fn a_tcp_route_s_own_stream_idle_ends_its_connections() {
     let mut mesh = Mesh::new();
     mesh.protocol = Protocol::Opaque;
     let mut rule = mesh.traffic.clone();
-    rule.timeouts.stream_idle = Some(Duration::from_millis(100));
+    rule.timeouts.stream_idle = Some(STANDSTILL);
     mesh.tcp_rule = Some(rule);
     mesh.run(|mesh| async move {
         let app = mesh.application("orders");
@@ -23,6 +23,6 @@ fn a_tcp_route_s_own_stream_idle_ends_its_connections() {
         assert_eq!(served.bytes(4).await, b"ping");
         // A reset, since it is no honest end.
         assert!(client.read(&mut [0; 1]).await.is_err());
-        assert!(mesh.application("web").metrics.render().contains("stream_idle"));
+        until_counted(&mesh, "web", "stream_idle").await;
     });
 }
