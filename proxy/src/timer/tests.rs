@@ -3,13 +3,17 @@ use tokio::task::LocalSet;
 use super::*;
 
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    LocalSet::new().block_on(&runtime, test);
+    run_on(tokio::runtime::Builder::new_current_thread().enable_all(), test);
+}
+
+fn run_on(builder: &mut tokio::runtime::Builder, test: impl Future<Output = ()>) {
+    LocalSet::new().block_on(&builder.build().expect("a runtime"), test);
 }
 
 #[test]
 fn timers_ring_in_order_and_never_early() {
-    run(async {
+    // With a clock that stands still while they are set.
+    run_on(tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true), async {
         let timers = Timers::new();
         let start = Instant::now();
         let order = Rc::new(RefCell::new(Vec::new()));

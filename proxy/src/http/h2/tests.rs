@@ -32,6 +32,7 @@ use crate::http::h2::tests::app::Served;
 use crate::http::h2::tests::app::exchange;
 use crate::http::h2::tests::app::get;
 use crate::http::h2::tests::app::run;
+use crate::http::h2::tests::app::run_paused;
 use crate::http::h2::tests::app::served;
 use crate::http::h2::tests::app::settings;
 use crate::http::h2::tests::app::whole;

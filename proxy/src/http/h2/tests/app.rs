@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use leno_proto::request::Headers;
 use tokio::io::DuplexStream;
+use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::task::LocalSet;
@@ -30,14 +32,17 @@ use crate::http::head::Version;
 use crate::timer::Timers;
 
 pub(super) fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let bounded = async {
-        tokio::time::timeout(
-            std::time::Duration::from_secs(if std::env::var_os("LENO_FULL").is_some() { 600 } else { 60 }),
-            test,
-        )
-        .await
-    };
+    run_on(Builder::new_current_thread().enable_all(), test);
+}
+
+/// On a clock that stands still while there is something to do, and then jumps to what is waited for. Not with real sockets.
+pub(super) fn run_paused(test: impl Future<Output = ()>) {
+    run_on(Builder::new_current_thread().enable_all().start_paused(true), test);
+}
+
+fn run_on(builder: &mut Builder, test: impl Future<Output = ()>) {
+    let runtime = builder.build().expect("a runtime");
+    let bounded = async { tokio::time::timeout(Duration::from_secs(600), test).await };
     LocalSet::new().block_on(&runtime, bounded).expect("no test takes this long");
 }
 

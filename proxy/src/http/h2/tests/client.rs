@@ -235,7 +235,7 @@ fn what_http_2_cannot_say_is_never_sent() {
 
 #[test]
 fn a_peer_that_answers_no_ping_is_gone() {
-    run(async {
+    run_paused(async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let timers = Timers::new();
         let every = KeepAlive { interval: Duration::from_millis(10), timeout: Duration::from_millis(20) };

@@ -356,7 +356,7 @@ fn a_drain_ends_the_connection_with_its_last_stream() {
 
 #[test]
 fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
-    run(async {
+    run_paused(async {
         let mut served = served(&Settings { idle: Some(Duration::from_millis(20)), ..settings() });
         let client = served.client().await;
         let waiting = tokio::task::spawn_local({
@@ -373,7 +373,7 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 
 #[test]
 fn a_silent_connection_is_closed() {
-    run(async {
+    run_paused(async {
         let served = served(&Settings { handshake: Duration::from_millis(10), ..settings() });
         assert_eq!(served.done.await.expect("no panic"), Err(Reason::HeaderTimeout));
     });
@@ -381,7 +381,7 @@ fn a_silent_connection_is_closed() {
 
 #[test]
 fn an_answer_that_the_client_leaves_standing_is_cut_and_a_silent_one_is_not() {
-    run(async {
+    run_paused(async {
         let mut served = served(&Settings { stall: Some(Duration::from_millis(30)), ..settings() });
         let client = served.client().await;
         let silent = tokio::task::spawn_local({
@@ -390,7 +390,7 @@ fn an_answer_that_the_client_leaves_standing_is_cut_and_a_silent_one_is_not() {
         });
         let (_, mut body) = exchange(&client, &get("/big"), Body::Empty).await;
         while served.app.ends.borrow().is_empty() {
-            tokio::task::yield_now().await;
+            served.timers.sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(served.app.ends.borrow()[0].cut, Some(Reason::StreamIdle));
         let cut = loop {
@@ -406,7 +406,7 @@ fn an_answer_that_the_client_leaves_standing_is_cut_and_a_silent_one_is_not() {
 
 #[test]
 fn a_body_that_stands_still_is_cut_and_the_silence_of_a_call_is_not() {
-    run(async {
+    run_paused(async {
         let mut served = served(&Settings { body_idle: Some(Duration::from_millis(30)), ..settings() });
         let mut send = raw(served.io.take().expect("unused")).await;
         let mut post = |kind: &'static str| {
@@ -425,7 +425,7 @@ fn a_body_that_stands_still_is_cut_and_the_silence_of_a_call_is_not() {
 
 #[test]
 fn a_client_that_waits_to_be_told_to_continue_owes_no_body() {
-    run(async {
+    run_paused(async {
         let mut served = served(&Settings { body_idle: Some(Duration::from_millis(30)), ..settings() });
         let mut send = raw(served.io.take().expect("unused")).await;
         let mut post = |expects: bool| {

@@ -82,7 +82,7 @@ fn ready_answers_share_tls_records() {
 
 #[test]
 fn a_connection_that_ends_well_says_so_in_tls() {
-    run(async {
+    run_paused(async {
         let ((mut near, far), _) = tls().await;
         let (timers, app) = (Timers::new(), Rc::new(App::default()));
         let settings = Settings { idle: Some(std::time::Duration::from_millis(10)), ..settings() };
