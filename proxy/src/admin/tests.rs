@@ -28,6 +28,8 @@ fn fixture(name: &str, waits: &[&str]) -> Fixture {
         }),
     };
     let folder = std::env::temp_dir().join(format!("leno-admin-{name}-{}", std::process::id()));
+    // A process of the same number that was killed may have left one.
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     Fixture { views: Arc::new(views), drains, folder }
 }
@@ -76,14 +78,18 @@ async fn the_applications_probes_answer_at_the_status_port_alone() {
     let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = application.local_addr().unwrap().port();
     let mut fixture = fixture("probes", &[]);
-    let probes = format!(r#"{{"web/readiness": {{"tcpSocket": {{"port": {port}}}, "timeoutSeconds": 60}}}}"#);
+    // Bound and not listening: it refuses, and nobody else can listen there meanwhile.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let closed = bound.local_addr().unwrap().port();
+    let probe = |port: u16| format!(r#"{{"tcpSocket": {{"port": {port}}}, "timeoutSeconds": 60}}"#);
+    let probes = format!(r#"{{"web/readiness": {}, "web/startup": {}}}"#, probe(port), probe(closed));
     Arc::get_mut(&mut fixture.views).unwrap().probes = Arc::new(Probes::parse(&probes).unwrap());
     let address = status_port(&fixture).await;
     assert_eq!(get(address, Method::GET, "/probe/web/readiness").await.0, StatusCode::OK);
     assert_eq!(get(address, Method::GET, "/probe/web/liveness").await.0, StatusCode::NOT_FOUND);
     assert_eq!(get(address, Method::POST, "/probe/web/readiness").await.0, StatusCode::METHOD_NOT_ALLOWED);
-    drop(application);
-    let (status, why) = get(address, Method::GET, "/probe/web/readiness").await;
+    let (status, why) = get(address, Method::GET, "/probe/web/startup").await;
     assert!(status == StatusCode::SERVICE_UNAVAILABLE && why.contains("refused"), "{status} {why}");
     let counts = [&fixture.views.metrics.proxy.probes, &fixture.views.metrics.proxy.probe_failures];
     assert_eq!(counts.map(|count| count.value()), [2, 1]);

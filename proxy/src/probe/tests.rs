@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::*;
 
@@ -64,6 +65,14 @@ impl Heads {
     async fn next(&mut self) -> String {
         self.0.recv().await.unwrap()
     }
+}
+
+/// A port that refuses for as long as the socket is held: were it free, anybody could listen there.
+fn refusing() -> (TcpSocket, u16) {
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind((HERE, 0).into()).unwrap();
+    let port = bound.local_addr().unwrap().port();
+    (bound, port)
 }
 
 async fn ask(probe: Value) -> Answer {
@@ -151,9 +160,7 @@ async fn redirects_are_followed_within_the_pod_and_nowhere_else() {
 
 #[tokio::test]
 async fn what_is_no_answer_is_a_failure_that_says_why() {
-    let taken = TcpListener::bind((HERE, 0)).await.unwrap();
-    let closed = taken.local_addr().unwrap().port();
-    drop(taken);
+    let (_bound, closed) = refusing();
     let refused = get(closed, "/").await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.said.contains("refused"), "{}", refused.said);
@@ -189,9 +196,7 @@ async fn no_more_of_an_answer_is_read_than_the_kubelet_reads() {
 async fn a_port_that_takes_connections_passes_a_tcp_probe() {
     let port = application(|socket| async move { drop(socket) }).await;
     assert_eq!(ask(json!({"tcpSocket": {"port": port}, "timeoutSeconds": 60})).await.status, StatusCode::OK);
-    let taken = TcpListener::bind((HERE, 0)).await.unwrap();
-    let closed = taken.local_addr().unwrap().port();
-    drop(taken);
+    let (_bound, closed) = refusing();
     let refused = ask(json!({"tcpSocket": {"port": closed}, "timeoutSeconds": 60})).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
 }
