@@ -26,6 +26,9 @@ const POD: [&str; 2] = ["10.77.0.1", "fd77::1"];
 const NEIGHBOUR: [&str; 2] = ["10.77.0.2", "fd77::2"];
 const PROXY_UID: u32 = 15_000;
 
+/// For what takes no time where all is well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_pods_traffic_reaches_its_sidecar_and_nothing_else_does() {
     if let Some(missing) = missing() {
@@ -53,6 +56,8 @@ struct Namespace(String);
 impl Namespace {
     fn new(name: &str) -> Self {
         let name = format!("leno-{name}-{}", std::process::id());
+        // A process of the same number that was killed may have left one.
+        let _ = Command::new("ip").args(["netns", "del", &name]).output();
         ip(&["netns", "add", &name]);
         Self(name)
     }
@@ -111,7 +116,7 @@ fn task_inside() {
 }
 
 async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
-    match timeout(Duration::from_secs(2), TcpStream::connect(address)).await {
+    match timeout(PATIENCE, TcpStream::connect(address)).await {
         Ok(stream) => stream,
         Err(_) => Err(ErrorKind::TimedOut.into()),
     }
@@ -127,7 +132,7 @@ async fn listen(address: &str, port: u16) -> TcpListener {
 
 /// Whoever connected last, and where it meant to go.
 async fn arrived(listener: &TcpListener) -> Option<SocketAddr> {
-    let (stream, _) = timeout(Duration::from_secs(2), listener.accept()).await.expect("nobody arrived").unwrap();
+    let (stream, _) = timeout(PATIENCE, listener.accept()).await.expect("nobody arrived").unwrap();
     original_destination(&stream)
 }
 

@@ -49,7 +49,7 @@ fn world() -> World {
 
 impl World {
     async fn lease(&self, take: Take) -> Http1 {
-        match self.pool.http1(&self.way, take, Instant::now(), Instant::now() + Duration::from_secs(10)).await {
+        match self.pool.http1(&self.way, take, Instant::now(), Instant::now() + Duration::from_secs(120)).await {
             Ok(lease) => lease,
             Err(error) => panic!("{error}"),
         }
@@ -81,7 +81,7 @@ impl World {
 
     /// Until the poller has told.
     async fn rung(&self) {
-        tokio::time::timeout(Duration::from_secs(10), self.pool.bell.notified()).await.expect("it rings");
+        tokio::time::timeout(Duration::from_secs(120), self.pool.bell.notified()).await.expect("it rings");
     }
 }
 
@@ -93,7 +93,7 @@ fn run(test: impl Future<Output = ()>) {
 #[test]
 fn a_close_is_noticed_when_it_happens_and_teaches_the_server_s_limit() {
     run(async {
-        let world = world();
+        let (world, begun) = (world(), Instant::now());
         let lease = world.lease(Take::Any).await;
         let theirs = world.exchange(lease, None, "").await;
         // Used again: what the poller told of the answers rings for nobody.
@@ -107,7 +107,8 @@ fn a_close_is_noticed_when_it_happens_and_teaches_the_server_s_limit() {
         assert_eq!((world.closes(Close::Peer), world.way.metrics.idle.value(), world.way.gate.in_use()), (1, 0, 0));
         let policy = Duration::from_secs(300);
         let learned = world.way.idle.usable_for(policy, later);
-        assert!((Duration::from_secs(7)..=Duration::from_secs(9)).contains(&learned), "{learned:?}");
+        // Somewhat less than it idled, and that was ten seconds and what this machine took.
+        assert!((Duration::from_secs(7)..(later - begun).mul_f64(0.9)).contains(&learned), "{learned:?}");
     });
 }
 
@@ -158,7 +159,7 @@ fn a_stream_that_ends_serves_who_waits_for_a_permit_that_its_connection_holds() 
         let mut world = world();
         world.way.key.wire = Wire::Http2;
         world.way.gate = Gate::new(1);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(120);
         let Ok(first) = world.pool.http2(&world.way, Instant::now(), deadline).await else { panic!("no connection") };
         let mut second = std::pin::pin!(world.pool.http2(&world.way, Instant::now(), deadline));
         let mut third = std::pin::pin!(world.pool.http2(&world.way, Instant::now(), deadline));
