@@ -7,6 +7,7 @@ mod tests;
 
 pub mod big_read;
 pub mod buffer;
+pub mod turn;
 
 use std::io;
 use std::io::IoSlice;

@@ -29,6 +29,7 @@ use crate::http::h1::Served;
 use crate::net;
 use crate::net::Io;
 use crate::net::buffer;
+use crate::net::turn;
 use crate::sniff;
 use crate::sniff::Sniff;
 
@@ -181,7 +182,7 @@ impl Half {
             }
         }
         // The other direction and other connections want their turn.
-        cx.waker().wake_by_ref();
+        turn::give_way(cx);
         Poll::Pending
     }
 

@@ -199,7 +199,7 @@ impl Tls {
         }
         let start = tokio_rustls::StartHandshake::from_parts(accepted, BigRead::new(stream));
         let shaken = start.into_stream(Arc::clone(&material.server)).into_fallible().await;
-        let stream: TlsStream<BigRead<TcpStream>> = match shaken {
+        let mut stream: TlsStream<BigRead<TcpStream>> = match shaken {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 hear_out(stream).await;
@@ -207,6 +207,7 @@ impl Tls {
             }
         };
         let peer = material.peer(stream.get_ref().1, verify::Usage::Client, None)?;
+        stream.get_mut().1.set_buffer_limit(Some(SENDABLE));
         Ok((Io::TlsServer(Box::new(stream)), peer))
     }
 
@@ -218,7 +219,7 @@ impl Tls {
         // Not verified and not sent: only the name under which the session cache keeps this address's tickets.
         let address = stream.peer_addr().map_err(|error| failed(&error, "connect", Reason::TlsIdentity))?;
         let name = ServerName::IpAddress(address.ip().into());
-        let stream = TlsConnector::from(config)
+        let mut stream = TlsConnector::from(config)
             .connect(name, BigRead::new(stream))
             .await
             .map_err(|error| failed(&error, expected.as_str(), Reason::TlsIdentity))?;
@@ -227,6 +228,7 @@ impl Tls {
             let message = format!("{} answered {} to {}", expected.as_str(), peer.alpn.as_str(), alpn.as_str());
             return Err(TlsError { reason: Reason::TlsIdentity, message });
         }
+        stream.get_mut().1.set_buffer_limit(Some(SENDABLE));
         Ok((Io::TlsClient(Box::new(stream)), peer))
     }
 }
@@ -455,6 +457,9 @@ const REFUSED_TIME: Duration = Duration::from_millis(500);
 
 /// More identities than one proxy calls; each costs about 2 KiB beside its sessions.
 const CLIENT_CONFIGS_MAX: usize = 1024;
+/// Bytes that leave in one write. With rustls' own bound of 64 KiB a batch of four full frames, which is a few bytes longer,
+/// took two: the rest a record and a system call of its own.
+const SENDABLE: usize = 128 * 1024;
 
 /// Addresses of one identity whose tickets are kept.
 const SESSIONS_MAX: usize = 64;

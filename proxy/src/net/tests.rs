@@ -1,6 +1,11 @@
+use std::future::poll_fn;
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use leno_proto::policy::Keepalive;
 use tokio::io::AsyncReadExt;
@@ -8,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use crate::net;
 use crate::net::Acceptor;
 use crate::net::Share;
+use crate::net::turn;
 
 fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
@@ -113,4 +119,34 @@ async fn what_is_accepted_is_tuned_like_what_is_dialled() {
     };
     assert_eq!(options(&theirs), options(&ours));
     assert!(options(&ours).0 && options(&ours).3.0);
+}
+
+/// Where it woke itself, the runtime would come back to it sixty-one times before it looked at a socket.
+#[tokio::test]
+async fn who_gives_way_runs_again_after_every_socket_was_looked_at() {
+    let (near, far) = tokio::net::UnixStream::pair().unwrap();
+    let heard = Arc::new(AtomicBool::new(false));
+    let listener = tokio::spawn({
+        let heard = heard.clone();
+        async move {
+            far.readable().await.unwrap();
+            heard.store(true, Ordering::Relaxed);
+        }
+    });
+    // It waits for the socket now.
+    tokio::task::yield_now().await;
+    near.try_write(b"!").unwrap();
+    for _ in 0..2 {
+        let mut given = false;
+        poll_fn(|cx| match std::mem::replace(&mut given, true) {
+            true => Poll::Ready(()),
+            false => {
+                turn::give_way(cx);
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+    assert!(heard.load(Ordering::Relaxed));
+    listener.await.unwrap();
 }

@@ -35,6 +35,8 @@ use crate::http::head::RequestHead;
 use crate::http::head::ResponseHead;
 use crate::net;
 use crate::net::Io;
+use crate::net::turn;
+use crate::net::turn::TURN;
 
 /// A connection between exchanges. Dropping it closes it.
 pub struct Client {
@@ -328,6 +330,7 @@ impl<'c> Sending<'c> {
     }
 
     fn pump(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<(), Reason> {
+        let mut moved = 0;
         loop {
             let mut starved = false;
             while self.state == Send::Body && wire.has_room() {
@@ -337,7 +340,10 @@ impl<'c> Sending<'c> {
                         break;
                     }
                     Poll::Ready(Some(Err(reason))) => return Err(reason),
-                    Poll::Ready(Some(Ok(data))) => self.push(data, wire)?,
+                    Poll::Ready(Some(Ok(data))) => {
+                        moved += data.len();
+                        self.push(data, wire)?;
+                    }
                     Poll::Ready(None) => self.end(wire)?,
                 }
             }
@@ -358,7 +364,11 @@ impl<'c> Sending<'c> {
                     return Ok(());
                 }
                 Poll::Ready(Ok(())) if starved => return Ok(()),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) if moved < TURN => {}
+                Poll::Ready(Ok(())) => {
+                    turn::give_way(cx);
+                    return Ok(());
+                }
             }
         }
     }

@@ -42,6 +42,8 @@ use crate::http::head::ResponseHead;
 use crate::http::head::Version;
 use crate::net;
 use crate::net::Io;
+use crate::net::turn;
+use crate::net::turn::TURN;
 
 /// What a client's connection may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -411,6 +413,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
     /// Head and first piece leave in one write if both are there; after that, a write whenever the body has no more for now.
     fn poll_answer(&mut self, answering: &mut Answering<'_>, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let wire = &self.connection.wire;
+        let mut moved = 0;
         loop {
             let mut starved = false;
             while !answering.ended && !starved && wire.borrow().has_room() {
@@ -419,6 +422,7 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
                     Poll::Ready(Some(Err(reason))) => return Poll::Ready(Err(reason)),
                     Poll::Ready(Some(Ok(data))) => {
                         answering.count(data.len())?;
+                        moved += data.len();
                         wire.borrow_mut().push(data, answering.plan.pieces);
                     }
                     Poll::Ready(None) => {
@@ -433,8 +437,9 @@ impl<D: Future<Output = ()>> Turn<'_, D> {
             match flushed {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
                 Poll::Ready(Ok(())) if answering.ended => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !starved => continue,
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) if starved => {}
+                Poll::Ready(Ok(())) if moved < TURN => continue,
+                Poll::Ready(Ok(())) => turn::give_way(cx),
                 Poll::Pending => answering.body.poll_idle(cx),
             }
             return self.poll_client(cx).map(Err);

@@ -18,12 +18,12 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
 use crate::error::Reason;
+use crate::net::turn;
+use crate::net::turn::TURN;
 use crate::tls;
 
 /// Bytes of bodies that may wait for the flusher: with more there is no room. Four full TLS records.
 const CAP: usize = 64 * 1024;
-/// Bytes that one turn of the connection may read. More would let one connection hold its worker.
-const TURN: usize = 64 * 1024;
 /// Reads of 4 KiB that a connection's end may spend on what nobody will read.
 const DISCARDS: usize = 32;
 /// Buffers that a thread keeps for reuse: as many connections as are mid-flush at once.
@@ -113,12 +113,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> BatchIo<T> {
 /// At the end it reads away what the peer had sent: closing a socket over unread bytes resets it, and a reset overtakes
 /// the last words.
 async fn flush<T: AsyncRead + AsyncWrite + Unpin>(io: Rc<RefCell<T>>, shared: Rc<RefCell<Shared>>) {
+    let mut turn = 0;
     while poll_fn(|cx| shared.borrow_mut().poll_work(cx)).await {
         if shared.borrow().state == State::Open {
-            after_queued().await;
+            if turn < TURN {
+                after_queued().await;
+            } else {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
+        let before = shared.borrow().written;
         let result = poll_fn(|cx| shared.borrow_mut().poll_write_out(&mut *io.borrow_mut(), cx)).await;
         shared.borrow_mut().written(result);
+        turn += (shared.borrow().written - before) as usize;
     }
     poll_fn(|cx| {
         discard(&mut *io.borrow_mut(), cx);
@@ -138,7 +146,7 @@ fn discard<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>) {
     }
 }
 
-/// Once to the tail of the task queue. Not `yield_now`, which would wait for a look at every socket too.
+/// Once to the tail of the task queue. Not `yield_now`, which waits for a look at every socket too: only after a whole turn.
 async fn after_queued() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -281,7 +289,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for BatchIo<T> {
         let this = self.get_mut();
         if this.turn >= TURN {
             this.turn = 0;
-            cx.waker().wake_by_ref();
+            turn::give_way(cx);
             return Poll::Pending;
         }
         let before = buf.filled().len();
