@@ -148,11 +148,15 @@ pub async fn run(config: Config) -> Result<(), Error> {
         _ = interrupt.recv() => {}
     }
     tracing::info!(sessions = app.sessions.count(), "stopping");
-    if let Some(duties) = duties {
-        duties.stop().await;
-    }
+    let stopped = async {
+        match duties {
+            // At once: while sessions move on, the API server is told to, too.
+            Some(duties) => drop(tokio::join!(duties.stop(), app.stop())),
+            None => app.stop().await,
+        }
+    };
     tokio::select! {
-        () = app.stop() => {}
+        () = stopped => {}
         // A second signal means now.
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

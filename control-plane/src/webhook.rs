@@ -1,10 +1,12 @@
 //! What the API server asks before it stores: which sidecar a Pod gets, and whether an object of ours is sound. It must never
-//! change a Pod that did not ask, nor hold the API server up: what cannot be answered in time is refused.
+//! change a Pod that did not ask, nor hold the API server up: what cannot be answered in time is refused. Nor may a replica that
+//! leaves refuse what still reaches it, or keep what should reach its successor.
 
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +28,10 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
 
 use crate::inject;
@@ -42,7 +46,7 @@ use crate::object::check;
 use crate::reconcile::Table;
 
 /// The API servers of a cluster, and whoever tries.
-const CONNECTIONS_MAX: usize = 128;
+const CONNECTIONS_MAX: u32 = 128;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The API server gives up after 5 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +56,25 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const BODY_MAX: usize = 8 << 20;
 const FLAWS_MAX: usize = 10;
 
+/// How a replica leaves. The API server keeps HTTP/1.1 connections, which cannot be told to go but with an answer: from the first
+/// moment on every answer is its connection's last.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaving {
+    /// Then a connection that nobody has used since is closed. Before it that would race with the calls of an API server that is
+    /// busy, and a call that is lost is a Pod that is not made.
+    pub kept: Duration,
+    /// No new connection in so long: the Service leads elsewhere. A node's packet filter follows within a second or two.
+    pub quiet: Duration,
+    /// At most, however many still come: with the answers to the last of them less than the Pod's grace period.
+    pub most: Duration,
+}
+
+pub const LEAVING: Leaving =
+    Leaving { kept: Duration::from_secs(1), quiet: Duration::from_secs(5), most: Duration::from_secs(15) };
+
+/// Ends when what sends into it is dropped: this replica leaves.
+pub type Staying = watch::Receiver<()>;
+
 pub struct Webhook {
     pub tls: TlsAcceptor,
     pub settings: Settings,
@@ -60,37 +83,80 @@ pub struct Webhook {
 
 type Page = Response<Full<Bytes>>;
 
-/// Accepts until dropped.
-pub async fn serve(webhook: Arc<Webhook>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            // Out of descriptors the listener stays ready: without a pause we would spin.
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let webhook = webhook.clone();
+/// Answers whoever comes for as long as we stay, and then until nobody comes any more and all have their answers.
+pub async fn serve(webhook: Arc<Webhook>, listener: TcpListener, staying: Staying, leaving: Leaving) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let open = |socket| {
+        let Ok(place) = places.clone().try_acquire_owned() else { return };
+        let (webhook, staying) = (webhook.clone(), staying.clone());
         tokio::spawn(async move {
-            converse(webhook, socket).await;
+            converse(webhook, socket, staying, leaving.kept).await;
             drop(place);
         });
+    };
+    let mut left = pin!(left(staying.clone()));
+    loop {
+        // The arms are equal: who comes as we begin to leave is served all the same.
+        tokio::select! {
+            socket = accept(&listener) => open(socket),
+            () = &mut left => break,
+        }
+    }
+    let last = Instant::now() + leaving.most;
+    while let Ok(socket) = timeout_at(last.min(Instant::now() + leaving.quiet), accept(&listener)).await {
+        open(socket);
+    }
+    drop(listener);
+    let _ = timeout(ANSWER_TIMEOUT, places.acquire_many(CONNECTIONS_MAX)).await;
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => return socket,
+            // Out of descriptors the listener stays ready: without a pause we would spin.
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 
-async fn converse(webhook: Arc<Webhook>, socket: TcpStream) {
+async fn left(mut staying: Staying) {
+    while staying.changed().await.is_ok() {}
+}
+
+async fn converse(webhook: Arc<Webhook>, socket: TcpStream, staying: Staying, kept: Duration) {
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, webhook.tls.accept(socket)).await else { return };
+    let stays = staying.clone();
     let service = hyper::service::service_fn(move |request| {
-        let webhook = webhook.clone();
+        let (webhook, stays) = (webhook.clone(), stays.clone());
         async move {
             let answered = timeout(ANSWER_TIMEOUT, answer(&webhook, request)).await;
-            Ok::<_, Infallible>(answered.unwrap_or_else(|_| page(StatusCode::REQUEST_TIMEOUT, "too slow\n".into())))
+            let mut page = answered.unwrap_or_else(|_| page(StatusCode::REQUEST_TIMEOUT, "too slow\n".into()));
+            if gone(&stays) {
+                page.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(page)
         }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-    // What the caller did wrong is the caller's to see.
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    // Who comes while we leave has something to say.
+    let (idle, kept) = if gone(&staying) { (HANDSHAKE_TIMEOUT, Duration::MAX) } else { (IDLE_TIMEOUT, kept) };
+    builder.timer(TokioTimer::new()).header_read_timeout(idle);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let unused = async {
+        left(staying).await;
+        sleep(kept).await;
+    };
+    // The arms are equal. What the caller did wrong is the caller's to see.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = unused => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+fn gone(staying: &Staying) -> bool {
+    staying.has_changed().is_err()
 }
 
 async fn answer(webhook: &Webhook, request: Request<Incoming>) -> Page {

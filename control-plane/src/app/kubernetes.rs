@@ -11,12 +11,12 @@ use leno_proto::key::Key;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::interval;
 use tokio::time::sleep;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
@@ -58,6 +58,7 @@ use crate::reconcile::Table;
 use crate::status;
 use crate::vital::vital;
 use crate::webhook;
+use crate::webhook::LEAVING;
 use crate::webhook::Webhook;
 
 /// Between tries to reach an API server that is away as we start.
@@ -107,8 +108,9 @@ fn access(config: &Config) -> Result<Access, Error> {
 /// What a replica does for the cluster beside serving sessions.
 pub(super) struct Duties {
     /// Dropped when we go.
-    staying: oneshot::Sender<()>,
+    staying: watch::Sender<()>,
     stand: JoinHandle<()>,
+    webhook: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -116,7 +118,8 @@ impl Duties {
     pub(super) async fn start(config: &Config, cluster: Cluster, app: &App) -> Result<Duties, Error> {
         let Cluster { client, tables, .. } = cluster;
         let lease = Lease::new(&config.namespace, &config.replica, Instant::now());
-        let mut tasks = Vec::new();
+        let (staying, stays) = watch::channel(());
+        let (mut webhook, mut tasks) = (None, Vec::new());
         if let Some(address) = config.webhook {
             let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
             let name = format!("leno-webhook.{}.svc", config.namespace);
@@ -129,7 +132,8 @@ impl Duties {
             let tls = TlsAcceptor::from(Arc::new(tls));
             let settings = config.injection.settings(&config.namespace, &config.trust_domain);
             let hook = Webhook { tls, settings, tables: tables.clone() };
-            tasks.push(tokio::spawn(vital("the webhook", webhook::serve(Arc::new(hook), listener))));
+            let serving = webhook::serve(Arc::new(hook), listener, stays.clone(), LEAVING);
+            webhook = Some(tokio::spawn(vital("the webhook", serving)));
             let renewing = renew(app.ca.clone(), app.metrics.clone(), names, leaf, issued);
             tasks.push(tokio::spawn(vital("the webhook's certificate", renewing)));
         }
@@ -138,8 +142,7 @@ impl Duties {
         let following = cluster::root::follow(client.clone(), place.clone(), app.ca.clone(), wishes_in);
         tasks.push(tokio::spawn(vital("the root of trust", following)));
         let (lead, renewed) = watch::channel(None);
-        let (staying, going) = oneshot::channel();
-        let stand = tokio::spawn(vital("the leader's lease", stand(lease, client.clone(), lead, going)));
+        let stand = tokio::spawn(vital("the leader's lease", stand(lease, client.clone(), lead, stays)));
         let leader = Leader {
             client,
             renewed,
@@ -153,14 +156,18 @@ impl Duties {
             peers: Peers::new(app.peers.clone()),
         };
         tasks.push(tokio::spawn(vital("the leader", leader.run())));
-        Ok(Duties { staying, stand, tasks })
+        Ok(Duties { staying, stand, webhook, tasks })
     }
 
-    /// Ends them, and lets another replica lead at once.
+    /// Ends them: another replica may lead at once, and the API server is answered until it calls elsewhere.
     pub(super) async fn stop(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         drop(self.staying);
-        let _ = tokio::time::timeout(AGAIN, self.stand).await;
+        let _ = timeout(AGAIN, self.stand).await;
+        // It knows its own end.
+        if let Some(webhook) = self.webhook {
+            let _ = webhook.await;
+        }
     }
 }
 
@@ -201,13 +208,14 @@ async fn stand(
     mut lease: Lease,
     client: Arc<Client>,
     renewed: watch::Sender<Option<Instant>>,
-    mut going: oneshot::Receiver<()>,
+    mut stays: watch::Receiver<()>,
 ) {
     let mut tick = interval(TURN);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            _ = &mut going => return lease.leave(&client).await,
+            // Nothing is ever sent: it has ended.
+            _ = stays.changed() => return lease.leave(&client).await,
         }
         if let Err(error) = lease.turn(&client, SystemTime::now(), Instant::now()).await {
             tracing::warn!("the lease: {error}");
