@@ -132,10 +132,15 @@ impl Cluster {
         }
     }
 
+    /// The control plane's pods.
+    pub(crate) async fn control_plane(&self) -> anyhow::Result<Vec<Value>> {
+        let path = format!("/api/v1/namespaces/{}/pods", self.system);
+        self.list(&path, "app.kubernetes.io/name=leno,app.kubernetes.io/component=control-plane").await
+    }
+
     /// The control plane's pods that are ready, by name.
     pub(crate) async fn replicas(&self) -> anyhow::Result<Vec<String>> {
-        let path = format!("/api/v1/namespaces/{}/pods", self.system);
-        let pods = self.list(&path, "app.kubernetes.io/name=leno,app.kubernetes.io/component=control-plane").await?;
+        let pods = self.control_plane().await?;
         Ok(pods.iter().filter(|pod| ready(pod)).map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect())
     }
 

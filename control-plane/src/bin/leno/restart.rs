@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use anyhow::bail;
@@ -11,6 +13,7 @@ use leno_control_plane::kube::time::seconds;
 use leno_control_plane::object::INJECT;
 use serde_json::Value;
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::guard::sidecar;
 use crate::paint::count;
@@ -21,6 +24,9 @@ use crate::reach::items;
 use crate::reach::name;
 use crate::reach::plainly;
 use crate::reach::text;
+
+/// Longer than a replica's grace period.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -56,6 +62,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     block(async {
         let cluster = options.reach.cluster()?;
+        if options.outdated && !options.dry_run {
+            settled(&cluster).await?;
+        }
         let scope = if options.all_namespaces { String::new() } else { format!("/namespaces/{}", cluster.namespace) };
         let pods = cluster.list(&format!("/api/v1{scope}/pods"), "").await?;
         let wanted = wanted_image(&cluster).await?;
@@ -96,15 +105,47 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Returns when no replica runs any more that would give new pods another sidecar than the release's: whoever was restarted
+/// before it would be outdated again. `helm upgrade --wait` does not wait for that.
+async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
+    let (wanted, until) = (wanted_image(cluster).await?, Instant::now() + SETTLED_WITHIN);
+    let mut told = false;
+    loop {
+        let replicas = cluster.control_plane().await?;
+        let Some(other) = replicas.iter().find(|replica| !gives(replica, &wanted)) else { return Ok(()) };
+        if Instant::now() > until {
+            bail!(
+                "{} still gives new pods a sidecar of another release; look at `kubectl -n {} rollout status \
+                 deployment/leno-control-plane`, and restart then",
+                name(other),
+                cluster.system
+            );
+        }
+        if !std::mem::replace(&mut told, true) {
+            eprintln!("waiting for {} of another release to leave", name(other));
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What a replica's Pod gives to others, whether it comes, stays or leaves.
+fn gives(replica: &Value, wanted: &str) -> bool {
+    let ended = matches!(text(&replica["status"]["phase"]), "Succeeded" | "Failed");
+    ended || image_given(&replica["spec"]).is_none_or(|image| image == wanted)
+}
+
+fn image_given(spec: &Value) -> Option<&str> {
+    let mut variables = items(&spec["containers"]).flat_map(|one| items(&one["env"]));
+    variables.find(|one| one["name"] == "LENO_PROXY_IMAGE").map(|one| text(&one["value"]))
+}
+
 /// The image that the injector gives now.
 pub(crate) async fn wanted_image(cluster: &Cluster) -> anyhow::Result<String> {
     let path = format!("/apis/apps/v1/namespaces/{}/deployments/leno-control-plane", cluster.system);
     let Some(deployment) = cluster.get(&path).await? else {
         bail!("there is no control plane in namespace {}; `leno check` says more", cluster.system);
     };
-    let containers = items(&deployment["spec"]["template"]["spec"]["containers"]);
-    let image = containers.flat_map(|one| items(&one["env"])).find(|one| one["name"] == "LENO_PROXY_IMAGE");
-    Ok(image.map(|one| text(&one["value"]).to_owned()).unwrap_or_default())
+    Ok(image_given(&deployment["spec"]["template"]["spec"]).unwrap_or_default().to_owned())
 }
 
 /// Namespaces whose label asks for sidecars.
@@ -179,6 +220,18 @@ mod tests {
         for (meta, spec, expected) in cases {
             let pod = pod(meta, spec);
             assert_eq!(unmeshed(&pod, &asking), expected, "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_replica_gives_its_own_release_until_it_has_ended() {
+        let replica = |image: &str, phase: &str| {
+            let env = json!([{"name": "LENO_PROXY_IMAGE", "value": image}]);
+            json!({"spec": {"containers": [{"env": env}]}, "status": {"phase": phase}})
+        };
+        let cases = [("new", "Pending", true), ("old", "Running", false), ("old", "Succeeded", true)];
+        for (image, phase, expected) in cases {
+            assert_eq!(gives(&replica(image, phase), "new"), expected, "{image} {phase}");
         }
     }
 
