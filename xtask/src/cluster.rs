@@ -8,7 +8,9 @@ pub(crate) mod tools;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
+use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -43,6 +45,9 @@ enum Verb {
     /// Runs the node's programs; `up` starts it inside the node's namespaces.
     #[command(hide = true)]
     Node(node::Options),
+    /// Waits for the end of its input, and ends the node if it is still there; `Own` starts it.
+    #[command(hide = true)]
+    Guard(Name),
 }
 
 #[derive(clap::Args)]
@@ -74,6 +79,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             archives.iter().try_for_each(|archive| Cluster::named(&name).load(archive))
         }
         Verb::Node(options) => node::run(&options),
+        Verb::Guard(Name { name }) => guard(&Cluster::named(&name)),
     }
 }
 
@@ -217,6 +223,49 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-CONT", &self.pid.to_string()]).status();
     }
+}
+
+/// A cluster that ends with this value, and with this process, however that ends: an interrupt, a kill and a closed terminal leave
+/// no time, so another process waits for it, in a session of its own.
+pub(crate) struct Own {
+    cluster: Cluster,
+    guard: Child,
+}
+
+impl Own {
+    pub(crate) fn up(name: &str) -> anyhow::Result<Self> {
+        let mut guard = Command::new("setsid");
+        guard.arg(std::env::current_exe()?).args(["cluster", "guard", "--name", name]);
+        let guard = guard.stdin(Stdio::piped()).spawn().context("start setsid; it comes with util-linux")?;
+        let own = Self { cluster: Cluster::named(name), guard };
+        Cluster::up(name)?;
+        Ok(own)
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// As its drop, which cannot say what went wrong.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        drop(self.guard.stdin.take());
+        let ended = self.guard.wait().context("wait for the cluster's end")?;
+        anyhow::ensure!(ended.success(), "cluster {} has not ended", self.cluster.name);
+        Ok(())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+fn guard(cluster: &Cluster) -> anyhow::Result<()> {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    let words = format!("`cargo xtask cluster down --name {}` ends what is left", cluster.name);
+    cluster.down().context(words)
 }
 
 fn status() -> anyhow::Result<()> {

@@ -25,6 +25,7 @@ use anyhow::Context;
 use clap::ValueEnum as _;
 
 use crate::cluster::Cluster;
+use crate::cluster::Own;
 use crate::cluster::tools;
 use crate::image;
 use crate::shell;
@@ -189,8 +190,13 @@ impl Place {
             let target = Target { kubeconfig, leno, helm: tools::HELM, repository, cluster: None };
             return tests(&target).inspect_err(|_| target.describe());
         }
-        let own = format!("e2e-{}", std::process::id());
-        let cluster = Cluster::up(self.cluster.as_deref().unwrap_or(&own))?;
+        let (cluster, own) = match &self.cluster {
+            Some(name) => (Cluster::up(name)?, None),
+            None => {
+                let own = Own::up(&format!("e2e-{}", std::process::id()))?;
+                (own.cluster().clone(), Some(own))
+            }
+        };
         let target = Target {
             kubeconfig: cluster.kubeconfig(),
             leno,
@@ -200,9 +206,7 @@ impl Place {
         };
         let loaded = archives.iter().try_for_each(|archive| cluster.load(archive));
         let result = loaded.and_then(|()| tests(&target)).inspect_err(|_| target.describe());
-        if self.cluster.is_none() {
-            cluster.down()?;
-        }
+        own.map_or(Ok(()), Own::end)?;
         result
     }
 }

@@ -90,8 +90,8 @@ impl Space {
         fs::create_dir_all(folder.join("logs"))?;
         let log = fs::File::create(folder.join("logs/node.log"))?;
         let own = std::env::current_exe()?;
-        // A shell is the first process: it takes in orphans, which containerd's shims become.
-        let script = "hostname \"$1\"; until [ -e \"$2/number\" ]; do sleep 0.05; done; \"$0\" cluster node --folder \"$2\" & wait $!";
+        // A shell is the first process: it takes in orphans, which containerd's shims become. Without its folder nobody wants it.
+        let script = "hostname \"$1\"; until [ -e \"$2/number\" ]; do [ -d \"$2\" ] || exit; sleep 0.05; done; \"$0\" cluster node --folder \"$2\" & wait $!";
         let mut unshare = Command::new("setsid");
         unshare.args(["unshare", "--mount", "--propagation", "private", "--net", "--pid", "--uts", "--ipc"]);
         unshare.args(["--fork", "--kill-child", "--mount-proc", "sh", "-c", script]);
