@@ -179,6 +179,13 @@ impl Cluster {
         Ok(Stopped { pid })
     }
 
+    /// Kills this program of the pod with this uid.
+    pub(crate) fn kill(&self, uid: &str, program: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(Space::open(&self.folder)?.is_some(), "cluster {} is no node of ours", self.name);
+        let pid = space::in_pod(uid, program)?;
+        shell::quiet(Command::new("kill").args(["-KILL", &pid.to_string()])).map(drop)
+    }
+
     fn wait_ready(&self) -> anyhow::Result<()> {
         let start = Instant::now();
         for (what, arguments) in [

@@ -7,6 +7,7 @@ pub(crate) mod conformance;
 mod earlier;
 pub(crate) mod example;
 mod helm3;
+mod killed;
 mod malformed;
 mod outsiders;
 mod routes;

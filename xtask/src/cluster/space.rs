@@ -127,9 +127,7 @@ impl Space {
             if space(&name).as_ref() != Some(&own) {
                 continue;
             }
-            let line = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
-            let first = String::from_utf8_lossy(line.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
-            if Path::new(&first).file_name().is_some_and(|file| file == program) {
+            if runs(&name, program) {
                 return name.parse().with_context(|| format!("/proc/{name} is no process"));
             }
         }
@@ -157,6 +155,25 @@ impl Space {
         }
         Ok(())
     }
+}
+
+/// A program of the pod with this uid, as this machine numbers it.
+pub(crate) fn in_pod(uid: &str, program: &str) -> anyhow::Result<u32> {
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let group = fs::read_to_string(format!("/proc/{name}/cgroup")).unwrap_or_default();
+        if group.contains(&format!("pod{uid}")) && runs(&name, program) {
+            return name.parse().with_context(|| format!("/proc/{name} is no process"));
+        }
+    }
+    bail!("{program} does not run in the pod {uid}")
+}
+
+/// Whether this process was started by the program's name.
+fn runs(pid: &str, program: &str) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let first = String::from_utf8_lossy(line.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    Path::new(&first).file_name().is_some_and(|file| file == program)
 }
 
 /// The number that a node's folder says it has.

@@ -42,6 +42,7 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
         step("the API server stands still: no call fails", || life.watch(|| life.without_api_server()))?;
     }
     super::trust::run(&life)?;
+    super::killed::run(&life)?;
     life.end()
 }
 
@@ -51,10 +52,10 @@ pub(super) struct Life<'a> {
 
 /// What the caller has counted since its start.
 #[derive(Debug)]
-struct Figures {
-    total: u64,
-    failed: u64,
-    text: String,
+pub(super) struct Figures {
+    pub(super) total: u64,
+    pub(super) failed: u64,
+    pub(super) text: String,
 }
 
 impl Life<'_> {
@@ -94,13 +95,19 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn figures(&self) -> anyhow::Result<Figures> {
+    pub(super) fn figures(&self) -> anyhow::Result<Figures> {
         let path = format!("/api/v1/namespaces/{LIFE}/pods/{}:8080/proxy/", self.caller()?);
         Figures::read(&self.target.kubectl(&["get", "--raw", &path])?)
     }
 
-    fn caller(&self) -> anyhow::Result<String> {
-        let pods = ["-n", LIFE, "get", "pods", "-l", "app=caller", "--field-selector=status.phase=Running"];
+    pub(super) fn caller(&self) -> anyhow::Result<String> {
+        self.pod("caller")
+    }
+
+    /// One of those that run.
+    pub(super) fn pod(&self, app: &str) -> anyhow::Result<String> {
+        let label = format!("app={app}");
+        let pods = ["-n", LIFE, "get", "pods", "-l", &label, "--field-selector=status.phase=Running"];
         self.target.kubectl(&[&pods[..], &["-o=jsonpath={.items[0].metadata.name}"]].concat())
     }
 
