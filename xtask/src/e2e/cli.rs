@@ -123,7 +123,9 @@ pub(super) fn leave(target: &Target) -> anyhow::Result<()> {
 /// The same image under a shorter name is another release to whoever compares names.
 fn outdated(target: &Target) -> anyhow::Result<()> {
     target.install_with(&["--set", "image.repository=leno"])?;
-    ask(target, &["check", "--data-plane", "-n", SHOP], 0, &["SIDECAR_OUTDATED", "leno restart --outdated"])?;
+    // Sessions are still moving from the old replica to the new one.
+    let check = ["check", "--data-plane", "-n", SHOP, "--wait", "30s"];
+    ask(target, &check, 0, &["SIDECAR_OUTDATED", "leno restart --outdated"])?;
     let rolled = ["restart -n leno-e2e-shop deployment/catalog", "restarted -n leno-e2e-shop deployment/catalog"];
     ask(target, &["restart", "--outdated", "-n", SHOP, "--dry-run"], 0, &[&format!("would {}", rolled[0])])?;
     ask(target, &["restart", "--outdated", "-n", SHOP], 0, &[rolled[1], "deployment/client"])?;
