@@ -229,7 +229,8 @@ async fn a_replica_that_leaves_answers_whoever_still_comes_and_tells_each_to_go(
 
 #[tokio::test]
 async fn a_replica_is_gone_when_nobody_comes_and_all_have_their_answers() {
-    let mut replica = Replica::start(Leaving { kept: Duration::ZERO, quiet: Duration::ZERO, most: Duration::ZERO }).await;
+    let mut replica =
+        Replica::start(Leaving { kept: Duration::ZERO, quiet: Duration::ZERO, most: Duration::ZERO }).await;
     let (mut unused, mut busy) = (replica.caller().await, replica.caller().await);
     unused.ask().await;
     busy.begin("expect: 100-continue\r\n").await;
