@@ -2,6 +2,7 @@
 //! name it; all they do for tracing is to pass `traceparent` and its kin on.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -76,12 +77,23 @@ async fn main() -> anyhow::Result<()> {
 /// How long a new connection has for its first request when the application is told to end.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// For which page the front asks: its run and its number.
+const PAGE: &str = "x-storefront-page";
+/// Longer is no page of ours.
+const PAGE_MAX: usize = 40;
+/// Pages that are remembered: far more than are under way at once.
+const JAMMED_MAX: usize = 1000;
+
 type Request = hyper::Request<hyper::body::Incoming>;
 type Answer = hyper::Response<Full<Bytes>>;
 
 struct App {
     options: Options,
     served: AtomicU64,
+    /// Tells the pages of this front from those of another.
+    run: u32,
+    /// Pages that have met the flaky role's failure, the newest last.
+    jammed: RefCell<VecDeque<String>>,
     catalog: Pool,
     pricing: Pool,
     orders: Option<OrdersClient<Channel>>,
@@ -93,6 +105,8 @@ async fn serve_http(options: Options) -> anyhow::Result<()> {
         options.orders.map(|a| Endpoint::from_shared(format!("http://{a}")).map(|e| e.connect_lazy())).transpose()?;
     let app = Rc::new(App {
         served: AtomicU64::new(0),
+        run: rand::random(),
+        jammed: RefCell::default(),
         catalog: Pool::new(options.catalog.clone()),
         pricing: Pool::new(options.pricing.clone()),
         orders: orders.map(OrdersClient::new),
@@ -163,22 +177,40 @@ impl App {
                     format!("{{\"items\":[\"mug\",\"scarf\"],\"version\":\"{version}\"}}\n"),
                 )
             }
-            // Spread evenly: every hundred answers hold exactly the asked number of failures.
-            Role::Pricing if number * 37 % 100 < self.options.fail_percent => {
-                reply(503, &[], "till is jammed\n".to_owned())
-            }
+            // Spread evenly: every hundred pages meet exactly the asked number of failures, and each page one at most.
+            Role::Pricing if self.jams(request, number) => reply(503, &[], "till is jammed\n".to_owned()),
             Role::Pricing => reply(200, &[], "{\"cents\":1200}\n".to_owned()),
-            Role::Web | Role::Orders => match self.page(request).await {
+            Role::Web | Role::Orders => match self.page(request, number).await {
                 Ok((version, page)) => reply(200, &[("x-catalog-version", &version)], page),
                 Err(said) => reply(502, &[("x-storefront-error", &said)], format!("{said}\n")),
             },
         }
     }
 
-    async fn page(&self, request: &Request) -> Result<(String, String), String> {
+    /// Whether the till is jammed for this request. Only for the first that a page makes: whoever asks again is served, so that
+    /// no chance decides whether retries hide it.
+    fn jams(&self, request: &Request, number: u64) -> bool {
+        let jams = |number: u64| number % 100 * 37 % 100 < self.options.fail_percent;
+        let page = request.headers().get(PAGE).and_then(|page| page.to_str().ok());
+        let Some((page, (_, of_page))) = page.and_then(|page| Some((page, page.split_once('-')?))) else {
+            return jams(number);
+        };
+        let mut jammed = self.jammed.borrow_mut();
+        if !jams(of_page.parse().unwrap_or(number)) || jammed.iter().any(|known| known == page) {
+            return false;
+        }
+        if jammed.len() >= JAMMED_MAX {
+            jammed.pop_front();
+        }
+        jammed.push_back(page.chars().take(PAGE_MAX).collect());
+        true
+    }
+
+    async fn page(&self, request: &Request, number: u64) -> Result<(String, String), String> {
         let trace = trace_headers(request);
         let catalog = self.catalog.get("catalog", "/items", &trace).await?;
-        let price = self.pricing.get("pricing", "/price", &trace).await?;
+        let page = (PAGE.to_owned(), format!("{}-{number}", self.run));
+        let price = self.pricing.get("pricing", "/price", &[&trace[..], &[page]].concat()).await?;
         let order = match self.orders {
             Some(_) => self.order(&trace).await?,
             None => "none".to_owned(),
