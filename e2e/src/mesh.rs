@@ -9,6 +9,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::ExitStatus;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ use crate::process::Process;
 pub const TRUST_DOMAIN: &str = "cluster.local";
 const SESSION: u16 = 15010;
 const ADMIN: u16 = 15014;
+/// Nothing speaks here: whoever has bound it has the network.
+const CLAIM: u16 = 15009;
 
 /// What a mesh is made of, before it runs.
 pub struct Plan {
@@ -66,12 +69,16 @@ pub struct Mesh {
     applications: Vec<Option<Process>>,
 }
 
-/// A loopback network (its last byte free) on which nothing of ours listens yet.
+/// A loopback network (its last byte free) on which nothing of ours listens yet, and which nobody else is given while this
+/// process lives.
 pub fn free_network() -> anyhow::Result<Ipv4Addr> {
+    static CLAIMED: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
     for _ in 0..64 {
         let network = Ipv4Addr::new(127, rand::random_range(10..250), rand::random_range(1..250), 0);
         let [a, b, c, _] = network.octets();
-        if TcpListener::bind((Ipv4Addr::new(a, b, c, 1), SESSION)).is_ok() {
+        let bind = |port| TcpListener::bind((Ipv4Addr::new(a, b, c, 1), port));
+        if let (Ok(claim), Ok(_)) = (bind(CLAIM), bind(SESSION)) {
+            CLAIMED.lock().expect("no holder of this lock panics").push(claim);
             return Ok(network);
         }
     }
@@ -93,6 +100,8 @@ impl Mesh {
     ) -> anyhow::Result<Self> {
         let [_, b, c, _] = network.octets();
         let folder = std::env::temp_dir().join(format!("leno-{}-{b}-{c}", std::process::id()));
+        // A process of the same number that was killed may have left one.
+        let _ = std::fs::remove_dir_all(&folder);
         for part in ["logs", "state", "tokens", "trust", "volumes"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
@@ -333,8 +342,8 @@ impl Mesh {
     pub async fn until_ready(&self, address: SocketAddr, who: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         let mut last = String::new();
-        // Under a profiler everything takes its time.
-        let most = Duration::from_secs(if self.settings.wrapper.is_empty() { 30 } else { 300 });
+        // A busy machine and a profiler take their time.
+        let most = Duration::from_secs(300);
         while start.elapsed() < most {
             match Client::new(address).get("status", "/ready").await {
                 Ok(answer) if answer.status() == 200 => return Ok(()),
