@@ -111,6 +111,14 @@ pub fn write(folder: &Path, trust_domain: &str, pods: &[Pod]) -> anyhow::Result<
     Ok(())
 }
 
+/// As an editor saves: whoever reads meanwhile sees the old text or the new one.
+pub fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let new = file.with_file_name(format!(".{name}.new"));
+    fs::write(&new, text)?;
+    fs::rename(new, file)
+}
+
 /// The storefront's route and policies: file name and text.
 pub fn storefront_policies() -> Vec<(&'static str, String)> {
     vec![

@@ -11,6 +11,9 @@ use leno_e2e::mesh;
 use leno_e2e::mesh::Mesh;
 use leno_e2e::mesh::Plan;
 
+/// For what takes some seconds where all is well.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 /// A pod's deletion as the EndpointSlice tells it, some time after the pod itself was told.
 fn mark_terminating(mesh: &Mesh, service: &str, pod: &str) {
     let file = mesh.manifests().join(format!("{service}.yaml"));
@@ -27,7 +30,7 @@ fn mark_terminating(mesh: &Mesh, service: &str, pod: &str) {
         marked += &format!("{here}{leaving}{rest}");
     }
     assert_ne!(marked, text, "the pod has an endpoint");
-    std::fs::write(file, marked).unwrap();
+    manifests::replace(&file, &marked).unwrap();
 }
 
 #[tokio::test]
@@ -54,7 +57,7 @@ async fn a_sidecar_that_is_told_to_end_under_load_fails_no_request() {
     mark_terminating(&mesh, "catalog", name);
     let mut ended = None;
     while ended.is_none() {
-        assert!(told.elapsed() < Duration::from_secs(60), "it does not end\n{}", mesh.tails());
+        assert!(told.elapsed() < PATIENCE, "it does not end\n{}", mesh.tails());
         tokio::time::sleep(Duration::from_millis(50)).await;
         ended = mesh.sidecar_ended(number);
     }
@@ -72,7 +75,7 @@ async fn a_sidecar_that_is_told_to_end_under_load_fails_no_request() {
 async fn until(mesh: &Mesh, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(60), "the load stands still\n{}", mesh.tails());
+        assert!(start.elapsed() < PATIENCE, "the load stands still\n{}", mesh.tails());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use leno_e2e::manifests;
+
 use crate::proxies::AGAIN;
 use crate::proxies::from_volume;
+use crate::stage::PATIENCE;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::is_long;
@@ -37,10 +40,10 @@ async fn a_killed_control_plane_costs_no_request_and_its_return_no_push() {
 
     // And it is in charge again: what changes now goes live.
     let limited = traffic_policy("server", "rateLimit: {requestsPerSecond: 1, burst: 1}");
-    std::fs::write(stage.mesh.manifests().join("limit.yaml"), limited).unwrap();
+    manifests::replace(&stage.mesh.manifests().join("limit.yaml"), &limited).unwrap();
     let seen = Instant::now();
     stage
-        .until(Duration::from_secs(20), "a policy of after the outage", || async {
+        .until(PATIENCE, "a policy of after the outage", || async {
             load.since(seen).reasons.contains_key("429 rate_limited")
         })
         .await;
@@ -61,7 +64,7 @@ async fn a_control_plane_without_its_state_says_so_and_no_proxy_drops_what_it_ha
 
     stage.mesh.start_control_plane().unwrap();
     let process = stage.mesh.control_plane().unwrap();
-    let (status, _) = process.until_ended(Duration::from_secs(20)).await.unwrap();
+    let (status, _) = process.until_ended(PATIENCE).await.unwrap();
     let said = process.tail();
     tell(format_args!("state folder lost, control plane ends with {status}: {}", said.lines().last().unwrap_or("")));
     assert!(!status.success(), "it must not serve: {said}");
@@ -76,7 +79,7 @@ async fn a_control_plane_without_its_state_says_so_and_no_proxy_drops_what_it_ha
     let took = stage.restart_sidecar("server-1").await;
     // Who met it while it was down leaves it out for a while.
     stage
-        .until(Duration::from_secs(60), "requests at the proxy that came back", || async {
+        .until(PATIENCE, "requests at the proxy that came back", || async {
             let inbound = &["direction=\"inbound\"", "tls=\"mtls\""];
             stage.metrics("server-1").await.sum("leno_requests_total", inbound) > 0.0
         })

@@ -7,6 +7,7 @@ use std::time::Instant;
 use leno_e2e::manifests;
 use leno_e2e::manifests::Application;
 
+use crate::stage::PATIENCE;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::line;
@@ -56,7 +57,7 @@ impl Stage {
         if end == End::Unannounced {
             self.mesh.kill_control_plane();
         } else {
-            std::fs::write(&file, manifests::with_terminating(&text, &pod)).unwrap();
+            manifests::replace(&file, &manifests::with_terminating(&text, &pod)).unwrap();
         }
         let start = Instant::now();
         if end == End::Kubelet {
@@ -82,7 +83,7 @@ impl Stage {
         if end == End::Unannounced {
             self.sessions_resume_without(1).await;
         } else {
-            std::fs::write(&file, text).unwrap();
+            manifests::replace(&file, &text).unwrap();
         }
         took
     }
@@ -93,7 +94,7 @@ impl Stage {
         self.mesh.start_application(number).unwrap();
         self.mesh.start_sidecar(number).unwrap();
         self.ready(name).await;
-        self.until(Duration::from_secs(60), "requests at the new pod", || async {
+        self.until(PATIENCE, "requests at the new pod", || async {
             self.metrics(name).await.sum("leno_requests_total", &["tls=\"mtls\""]) >= 20.0
         })
         .await;

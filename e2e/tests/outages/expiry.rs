@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 use leno_e2e::http::Client;
 
 use crate::refusals::answered;
+use crate::stage::PATIENCE;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::tell;
@@ -31,7 +32,7 @@ async fn an_expired_leaf_is_refused_on_either_side_and_does_not_block_its_own_re
         (token, kept)
     });
     for pod in ["late-0", "tardy-0"] {
-        stage.until(Duration::from_secs(40), "the end of its leaf", || async { stage.expired(pod).await }).await;
+        stage.until(PATIENCE, "the end of its leaf", || async { stage.expired(pod).await }).await;
         assert!(!stage.expired("caller-0").await && !stage.expired("server-0").await, "the others renew");
     }
     // Connections of before their leaves' end are not what is tried.
@@ -53,7 +54,7 @@ async fn an_expired_leaf_is_refused_on_either_side_and_does_not_block_its_own_re
     for (caller, service) in [("tardy-0", "server"), ("caller-0", "late")] {
         let way = stage.way(caller, service);
         stage
-            .until(Duration::from_secs(60), "an expired leaf does not block its own renewal", || async {
+            .until(PATIENCE, "an expired leaf does not block its own renewal", || async {
                 Client::new(way).get(service, "/").await.is_ok_and(|answer| answer.status() == 200)
             })
             .await;

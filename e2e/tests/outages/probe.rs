@@ -75,7 +75,7 @@ pub(crate) async fn shake(
     let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
     // In TLS 1.3 the server judges the client after the client's handshake is done.
     let mut byte = [0];
-    let end = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut byte)).await;
+    let end = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut byte)).await;
     Ok((chain, end.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))))
 }
 

@@ -1,11 +1,11 @@
 //! A proxy is killed: it comes back from its volume, with or without a control plane, and the other replicas carry on.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use leno_e2e::http::Client;
 use leno_e2e::story;
 
+use crate::stage::PATIENCE;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::line;
@@ -37,7 +37,7 @@ async fn servers_side(stage: &mut Stage, when: &str) {
     let took = stage.restart_sidecar("server-0").await;
     // Until its clients try it again.
     stage
-        .until(Duration::from_secs(60), "requests at the proxy that came back", || async {
+        .until(PATIENCE, "requests at the proxy that came back", || async {
             stage.metrics("server-0").await.sum("leno_requests_total", &["tls=\"mtls\""]) >= 20.0
         })
         .await;

@@ -2,7 +2,6 @@
 //! the answer where one is possible.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use leno_e2e::http::Client;
 use leno_e2e::http::Response;
@@ -13,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::probe;
+use crate::stage::PATIENCE;
 use crate::stage::Setting;
 use crate::stage::Stage;
 use crate::stage::inbound_policy;
@@ -77,7 +77,7 @@ async fn every_stranger_is_refused_with_its_own_reason() {
     stage.ready("server-0").await;
     let way = stage.way("caller-0", "server");
     stage
-        .until(Duration::from_secs(60), "the right server is served again", || async {
+        .until(PATIENCE, "the right server is served again", || async {
             Client::new(way).get("server", "/").await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
@@ -139,7 +139,7 @@ impl Stage {
 
     /// Once more than `before`, and once in the log.
     pub(crate) async fn connection_refused(&mut self, pod: &str, reason: &str, before: f64, what: &str) {
-        self.until(Duration::from_secs(20), &format!("{pod} counts {what} as {reason}"), || async {
+        self.until(PATIENCE, &format!("{pod} counts {what} as {reason}"), || async {
             self.connections_refused(pod, reason).await > before
         })
         .await;
@@ -150,7 +150,7 @@ impl Stage {
     pub(crate) async fn request_refused(&mut self, pod: &str, direction: &str, reason: &str, what: &str) {
         let labels = [format!("direction=\"{direction}\""), format!("reason=\"{reason}\"")];
         let labels = labels.each_ref().map(String::as_str);
-        self.until(Duration::from_secs(20), &format!("{pod} counts {what} as {reason}"), || async {
+        self.until(PATIENCE, &format!("{pod} counts {what} as {reason}"), || async {
             self.metrics(pod).await.sum("leno_request_failures_total", &labels) > 0.0
         })
         .await;
@@ -161,7 +161,7 @@ impl Stage {
         let number = self.number(pod);
         let log = self.mesh.sidecar(number).unwrap().log.clone();
         let named = format!("\"reason\":\"{reason}\"");
-        self.until(Duration::from_secs(20), &format!("{pod} logs {what} as {reason}"), || async {
+        self.until(PATIENCE, &format!("{pod} logs {what} as {reason}"), || async {
             std::fs::read_to_string(&log).unwrap().contains(&named)
         })
         .await;

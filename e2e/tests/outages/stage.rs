@@ -30,6 +30,9 @@ pub(crate) struct Stage {
     pub(crate) apps: Vec<App>,
 }
 
+/// For what takes some seconds where all is well, on a machine that has other work.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
 /// How a stage is set.
 pub(crate) struct Setting<'s> {
     /// Service and how many pods of it serve; each with an `App` unless `application` says otherwise.
@@ -146,7 +149,7 @@ impl Stage {
         self.mesh.until_ready(admin, "control plane").await.unwrap();
         let expected = (self.mesh.plan.pods.len() - missing) as f64;
         // A report follows each first transaction: then nothing of it is still under way.
-        self.until(Duration::from_secs(60), "every sidecar's session", || async {
+        self.until(PATIENCE, "every sidecar's session", || async {
             let metrics = scrape(admin).await.unwrap();
             let settled = metrics.sum("leno_control_resources_unchanged_total", &[])
                 + metrics.sum("leno_control_resources_applied_total", &[]);
