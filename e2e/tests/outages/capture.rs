@@ -22,6 +22,7 @@ use socket2::Protocol;
 use socket2::Socket;
 use socket2::Type;
 
+use crate::stage::PATIENCE;
 use crate::stage::tell;
 
 /// Set for the processes that this file starts inside a namespace: what they are to do.
@@ -110,6 +111,8 @@ struct Namespace(String);
 impl Namespace {
     fn new(name: &str) -> Self {
         let name = format!("leno-{name}-{}", std::process::id());
+        // A process of the same number that was killed may have left one.
+        let _ = Command::new("ip").args(["netns", "del", &name]).output();
         ip(&["netns", "add", &name]);
         Self(name)
     }
@@ -145,12 +148,14 @@ impl Drop for Pods {
 impl Pods {
     fn start() -> Self {
         let folder = std::env::temp_dir().join(format!("leno-capture-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
         for part in ["logs", "state", "manifests", "client", "server"] {
             std::fs::create_dir_all(folder.join(part)).unwrap();
         }
         std::fs::write(folder.join("manifests/mesh.yaml"), MANIFESTS).unwrap();
         // The sidecars' user may not be allowed where the programs are built.
-        std::fs::copy(built("leno-proxy"), folder.join("leno-proxy")).unwrap();
+        // Not by this process: what another test starts meanwhile would hold the copy open for writing, and nobody could run it.
+        succeeded(Command::new("cp").arg(built("leno-proxy")).arg(folder.join("leno-proxy")));
         let (client, server, network) = (Namespace::new("client"), Namespace::new("server"), Namespace::new("net"));
         let mut pods = Self { processes: Vec::new(), client, server, network, folder };
         pods.connect();
@@ -272,7 +277,7 @@ impl Pods {
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let start = Instant::now();
         while !holds() {
-            assert!(start.elapsed() < Duration::from_secs(30), "{what}: not within 30 s\n{}", self.tails());
+            assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", self.tails());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -318,7 +323,7 @@ fn program(name: &str, arguments: &[&str]) -> Command {
 }
 
 fn curl(url: &str) -> Command {
-    program("curl", &["-sS", "--fail", "--max-time", "5", url])
+    program("curl", &["-sS", "--fail", "--max-time", "60", url])
 }
 
 fn succeeded(command: &mut Command) {
@@ -371,8 +376,8 @@ fn greet() {
 
 /// Its client, which waits to be greeted.
 fn talk(address: SocketAddr) {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buffer = [0; 1024];
     let count = stream.read(&mut buffer).unwrap();
     println!("heard: {}", String::from_utf8_lossy(&buffer[..count]));
