@@ -59,7 +59,7 @@ fn upload(pair: &Pair, framing: &str, arguments: &[&str]) {
     }
     let start = Instant::now();
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "--max-time", "300", "-T"]).arg(&path).args(arguments).arg(format!("http://{}/", pair.listener));
+    curl.args(["-sS", "--max-time", "900", "-T"]).arg(&path).args(arguments).arg(format!("http://{}/", pair.listener));
     let said: serde_json::Value = serde_json::from_slice(&pair.finish(&mut curl).stdout).unwrap();
     assert_eq!(said, serde_json::json!({"length": BLOCKS * MIB, "right": true, "framing": framing}));
     println!("1 GiB up, {framing}: {:.0} MiB/s", BLOCKS as f64 / start.elapsed().as_secs_f64());
@@ -68,7 +68,7 @@ fn upload(pair: &Pair, framing: &str, arguments: &[&str]) {
 fn download(pair: &Pair, path: &str, arguments: &[&str]) {
     let start = Instant::now();
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "--max-time", "300"]).args(arguments).arg(format!("http://{}{path}", pair.listener));
+    curl.args(["-sS", "--max-time", "900"]).args(arguments).arg(format!("http://{}{path}", pair.listener));
     let mut curl = curl.stdout(Stdio::piped()).spawn().unwrap();
     check(curl.stdout.as_mut().unwrap());
     assert!(curl.wait().unwrap().success(), "curl {path}\n{}", pair.tails());

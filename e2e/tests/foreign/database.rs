@@ -97,7 +97,7 @@ fn client(program: &str, pair: &Pair) -> Command {
     let mut command = Command::new(program);
     let (host, port) = (pair.listener.ip().to_string(), pair.listener.port().to_string());
     command.env("PGHOST", host).env("PGPORT", port).env("PGUSER", "leno").env("PGDATABASE", "postgres");
-    command.env("PGCONNECT_TIMEOUT", "30");
+    command.env("PGCONNECT_TIMEOUT", "180");
     command
 }
 
@@ -121,7 +121,7 @@ async fn redis_passes_undeclared() {
     let message = subscription(&pair);
     // A client that says nothing for a second, then asks.
     let mut silent = TcpStream::connect(pair.listener).unwrap();
-    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(180))).unwrap();
     std::thread::sleep(Duration::from_secs(1));
     silent.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
     let mut answer = [0; 7];

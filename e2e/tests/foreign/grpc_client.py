@@ -105,14 +105,14 @@ def statuses():
 
 
 def until(begun, ended):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while (now := seen(b"")) != b"%d %d" % (begun, ended):
         assert time.monotonic() < deadline, f"the server saw {now}, not {begun} calls begin and {ended} end"
         time.sleep(0.01)
 
 
 def deadline():
-    call = hang.future(b"", timeout=1.0)
+    call = hang.future(b"", timeout=4.0)
     try:
         call.result()
         raise AssertionError("no status")
@@ -120,9 +120,9 @@ def deadline():
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
     remaining = float(dict(call.initial_metadata())["x-remaining"])
     # grpcio rounds upwards.
-    assert 0 < remaining < 1.1, remaining
+    assert 0 < remaining < 4.1, remaining
     until(1, 1)
-    return f"a deadline of 1 s: the server had {remaining:.3f} s of it left, and saw its end"
+    return f"a deadline of 4 s: the server had {remaining:.3f} s of it left, and saw its end"
 
 
 def cancel():

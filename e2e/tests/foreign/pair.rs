@@ -69,7 +69,7 @@ impl Pair {
         let mut server = Server(process);
         let start = Instant::now();
         while tokio::net::TcpStream::connect(address).await.is_err() {
-            let waits = server.0.is_running() && start.elapsed() < Duration::from_secs(60);
+            let waits = server.0.is_running() && start.elapsed() < Duration::from_secs(180);
             assert!(waits, "the server does not listen: {}", server.0.tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -79,7 +79,7 @@ impl Pair {
     /// Runs curl against the listener and returns what it wrote; fails with every log where curl fails.
     pub(crate) fn curl(&self, arguments: &[&str], path: &str) -> String {
         let url = format!("http://{}{path}", self.listener);
-        String::from_utf8_lossy(&self.run("curl", &[&["-sS", "--max-time", "60"], arguments, &[&url]].concat()).stdout)
+        String::from_utf8_lossy(&self.run("curl", &[&["-sS", "--max-time", "300"], arguments, &[&url]].concat()).stdout)
             .into_owned()
     }
 

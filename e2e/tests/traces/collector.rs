@@ -10,6 +10,9 @@ use std::time::Instant;
 
 use leno_e2e::process::Process;
 
+/// For what takes some seconds where all is well.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 pub(crate) struct Collector {
     process: Process,
     grpc: SocketAddr,
@@ -68,7 +71,7 @@ impl Collector {
         let start = Instant::now();
         for port in [grpc, http] {
             while tokio::net::TcpStream::connect(port).await.is_err() {
-                assert!(start.elapsed() < Duration::from_secs(30), "no collector at {port}: {}", process.tail());
+                assert!(start.elapsed() < PATIENCE, "no collector at {port}: {}", process.tail());
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -97,7 +100,7 @@ impl Collector {
                 assert_eq!(traces.len(), count, "{traces:#?}");
                 return traces;
             }
-            assert!(start.elapsed() < Duration::from_secs(60), "no {count} whole traces among {traces:#?}");
+            assert!(start.elapsed() < PATIENCE, "no {count} whole traces among {traces:#?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
