@@ -84,7 +84,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// How long a node may take to become Ready; 10 s on an idle machine of two cores.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One cluster of this work tree: everything about it is under `target/cluster/NAME`.
 #[derive(Debug, Clone)]

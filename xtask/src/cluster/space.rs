@@ -142,7 +142,7 @@ impl Space {
             let start = Instant::now();
             while Self::open(folder)?.is_some() {
                 anyhow::ensure!(
-                    start.elapsed() < Duration::from_secs(60),
+                    start.elapsed() < Duration::from_secs(180),
                     "process {} does not end after SIGKILL; see /proc/{0}/stack",
                     space.pid
                 );
@@ -197,7 +197,7 @@ fn first_process(parent: u32) -> anyhow::Result<u32> {
                 }
             }
         }
-        if start.elapsed() > Duration::from_secs(20) {
+        if start.elapsed() > Duration::from_secs(120) {
             bail!(
                 "unshare made no namespaces; this kernel or container forbids it (target/cluster/NAME/logs/node.log)"
             );
@@ -267,7 +267,7 @@ fn remove_cgroup(group: &Path) -> anyhow::Result<()> {
     while group.exists() {
         match fs::remove_dir(group) {
             Ok(()) => break,
-            Err(error) if start.elapsed() > Duration::from_secs(10) => {
+            Err(error) if start.elapsed() > Duration::from_secs(120) => {
                 return Err(error).with_context(|| format!("remove {}", group.display()));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),

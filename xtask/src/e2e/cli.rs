@@ -26,7 +26,7 @@ pub(super) fn fit(target: &Target) -> anyhow::Result<()> {
 
 /// Every line of it, and in both forms.
 pub(super) fn well(target: &Target) -> anyhow::Result<()> {
-    let said = ask(target, &["check", "--wait", "60s", "-o", "json"], 0, &[])?;
+    let said = ask(target, &["check", "--wait", "300s", "-o", "json"], 0, &[])?;
     let said: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("read {said}"))?;
     let lines = said["lines"].as_array().context("lines")?;
     ensure!(said["well"] == true && lines.len() >= 20, "{} lines: {said:#}", lines.len());
@@ -77,7 +77,7 @@ pub(super) fn foretold(target: &Target) -> anyhow::Result<()> {
 
 /// When it is in force.
 pub(super) fn in_force(target: &Target) -> anyhow::Result<()> {
-    ask(target, &["wait", "-f", RATE, "--timeout", "60s"], 0, &[&format!("{CATALOG} is in force")])?;
+    ask(target, &["wait", "-f", RATE, "--timeout", "300s"], 0, &[&format!("{CATALOG} is in force")])?;
     ask(target, &["status", "-n", SHOP], 0, &["live", CATALOG, "all of them are in force"])?;
     ask(target, &["diff", "-n", SHOP], 0, &["everything that is declared is in force"])?;
     ask(target, &["diff", RATE], 0, &["nothing would change"])?;
@@ -87,14 +87,17 @@ pub(super) fn in_force(target: &Target) -> anyhow::Result<()> {
 
 /// While there is no control plane.
 pub(super) fn lost(target: &Target) -> anyhow::Result<()> {
-    ask(target, &["check"], 1, &["REPLICAS_NOT_READY", "INJECTOR_SILENT"])?;
-    ask(target, &["explain", "-n", SHOP, "deployment/client", "catalog"], 2, &["no control-plane replica is ready"])
-        .map(drop)
+    // Kubernetes hears of its Pod's end before it says so of the Deployment and of the Service.
+    eventually(Duration::from_secs(120), || {
+        ask(target, &["check"], 1, &["REPLICAS_NOT_READY", "INJECTOR_SILENT"])?;
+        ask(target, &["explain", "-n", SHOP, "deployment/client", "catalog"], 2, &["no control-plane replica is ready"])
+            .map(drop)
+    })
 }
 
 /// helm refuses to strand pods, says why, and the release can be kept.
 pub(super) fn guarded(target: &Target) -> anyhow::Result<()> {
-    let said = target.helm(&["uninstall", "leno", "--namespace", SYSTEM, "--timeout", "3m"]);
+    let said = target.helm(&["uninstall", "leno", "--namespace", SYSTEM, "--timeout", "10m"]);
     let said = format!("{:#}", said.err().context("helm took the control plane away from pods with sidecars")?);
     let said = match target.helm {
         // Before 3.18 it tells only that the hook failed.
@@ -133,7 +136,7 @@ fn outdated(target: &Target) -> anyhow::Result<()> {
         target.kubectl(&["-n", SHOP, "rollout", "status", deployment, "--timeout=300s"])?;
     }
     // Pods that are on their way out still run.
-    eventually(Duration::from_secs(60), || {
+    eventually(Duration::from_secs(300), || {
         ask(target, &["restart", "--outdated", "-n", SHOP, "--dry-run"], 0, &["nothing to restart"]).map(drop)
     })?;
     target.calls()

@@ -131,8 +131,18 @@ pub(crate) fn run(options: &Suite, target: &Target) -> anyhow::Result<()> {
     suite.args(["--conformance-profiles=MESH-HTTP,MESH-GRPC", "--namespace-labels=leno.dev/inject=enabled"]);
     suite.args(["--organization=leno", "--project=leno", "--url=https://leno.dev", "--contact=developers@leno.dev"]);
     // Its clients are started through the API server, a dozen at once: on a machine that builds meanwhile, that alone may take the
-    // 30 s that it grants. A route is on the wire within a second; the smoke test asks for that.
-    suite.arg("--timeout-config-overrides=MaxTimeToConsistency:120");
+    // 30 s that it grants, and so may the rest. A route is on the wire within a second; the smoke test asks for that.
+    let patience = [
+        "MaxTimeToConsistency:120",
+        "CreateTimeout:180",
+        "DeleteTimeout:180",
+        "GetTimeout:180",
+        "HTTPRouteMustHaveCondition:180",
+        "LatestObservedGenerationSet:180",
+        "NamespacesMustBeReady:600",
+        "RouteMustHaveParents:180",
+    ];
+    suite.arg(format!("--timeout-config-overrides={}", patience.join(";")));
     suite.arg(format!("--version=v{}", env!("CARGO_PKG_VERSION")));
     // It opens the file as it is, from the folder where it runs.
     let report = options.report();

@@ -212,7 +212,7 @@ impl Target {
     }
 
     pub(super) fn calls(&self) -> anyhow::Result<()> {
-        eventually(Duration::from_secs(120), || {
+        eventually(Duration::from_secs(300), || {
             let answer = self.get("client", "http://catalog/items")?;
             ensure!(answer.contains("\"mug\""), "not the catalog's answer: {answer}");
             Ok(())
@@ -297,7 +297,7 @@ impl Target {
     /// The kubelet goes on asking, and likes what it hears.
     fn probes(&self) -> anyhow::Result<()> {
         let [asked, failed] = self.probed()?;
-        eventually(Duration::from_secs(120), || {
+        eventually(Duration::from_secs(300), || {
             let [now, _] = self.probed()?;
             ensure!(now >= asked + 5, "the kubelet has asked {now} times, and {asked} before");
             Ok(())
