@@ -21,7 +21,7 @@ use crate::stage::tell;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_root_costs_no_request_and_no_anchor_goes_before_its_last_leaf() {
-    let leaf_ttl = Duration::from_secs(14);
+    let leaf_ttl = Duration::from_secs(20);
     let mut stage = Stage::set(Setting { leaf_ttl, ..Setting::default() }).await;
     let load = stage.load("caller-0", "server", 100).await;
     let start = Instant::now();

@@ -111,6 +111,15 @@ impl Stage {
         Client::new(self.way(caller, service)).get(service, "/").await.unwrap()
     }
 
+    /// Until a request is served: the very first may not wait for as long as a busy control plane takes to say where it is to go.
+    pub(crate) async fn served(&self, caller: &str, service: &str) {
+        let way = self.way(caller, service);
+        self.until(PATIENCE, &format!("{caller} reaches {service}"), || async {
+            Client::new(way).get(service, "/").await.is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
+    }
+
     pub(crate) async fn metrics(&self, pod: &str) -> Scrape {
         scrape(self.mesh.pod(pod).unwrap().1.status()).await.unwrap()
     }
