@@ -83,7 +83,9 @@ fn undo(pods: &Pods) {
     let page = pods.curl(&url(SERVER[0], 8080, "/open-undone"));
     assert!(page.contains("items"), "{page}");
     pods.until("plaintext after the undo on the wire", || pods.seen("open-undone") > 0);
-    let nobody = pods.inside(&pods.client, curl(&url(SERVICE[0], 80, "/"))).output().unwrap();
+    // Nothing answers there, so this is how long it takes.
+    let nobody = curl_for(5, &url(SERVICE[0], 80, "/"));
+    let nobody = pods.inside(&pods.client, nobody).output().unwrap();
     assert!(!nobody.status.success(), "a Service's address leads nowhere by itself");
     tell(format_args!("undone: the client's words are in the open again, and a Service's address leads nowhere"));
 }
@@ -323,7 +325,11 @@ fn program(name: &str, arguments: &[&str]) -> Command {
 }
 
 fn curl(url: &str) -> Command {
-    program("curl", &["-sS", "--fail", "--max-time", "60", url])
+    curl_for(PATIENCE.as_secs(), url)
+}
+
+fn curl_for(seconds: u64, url: &str) -> Command {
+    program("curl", &["-sS", "--fail", "--max-time", &seconds.to_string(), url])
 }
 
 fn succeeded(command: &mut Command) {
