@@ -439,7 +439,7 @@ impl<'c> Answer<'c> {
                 Ok(Step::More) => {}
                 Err(_) => return Poll::Ready(Some(Err(self.cut(Reason::ProtocolError)))),
             }
-            match client.wire.poll_fill(cx) {
+            match client.wire.poll_fill_body(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) if self.decoder.end_of_bytes().is_ok() => {}
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {

@@ -61,7 +61,7 @@ impl Connection {
                     continue;
                 }
             }
-            match wire.poll_fill(cx) {
+            match wire.poll_fill_body(cx) {
                 Poll::Ready(Ok(n)) if n > 0 => {}
                 Poll::Ready(_) => body.failed = Some(Reason::ClientGone),
                 Poll::Pending => {

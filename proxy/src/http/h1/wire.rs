@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Buf;
+use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -78,17 +79,27 @@ impl Wire {
         Stream { io: self.io, read: self.read }
     }
 
-    /// Reads once. `Ok(0)` is the peer's FIN.
+    /// Reads once, as much as a head and a body behind it may be. `Ok(0)` is the peer's FIN.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read(READ_ROOM_MIN, buffer::SIZE, cx)
+    }
+
+    /// Reads once what continues a body: pieces that fill a frame, and leave nothing over.
+    pub fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read(PIECE, PIECE, cx)
+    }
+
+    /// Into an empty buffer's rest only where that is at least `room`.
+    fn poll_read(&mut self, room: usize, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read_ended {
             return Poll::Ready(Ok(0));
         }
-        if self.read.is_empty() && self.read.capacity() < READ_ROOM_MIN && !self.read.try_reclaim(buffer::SIZE) {
+        if self.read.is_empty() && self.read.capacity() < room && !self.read.try_reclaim(buffer::SIZE) {
             self.read = buffer::take();
         } else if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
             self.read.reserve(buffer::SIZE);
         }
-        let outcome = pin!(self.io.read_buf(&mut self.read)).poll(cx);
+        let outcome = pin!(self.io.read_buf(&mut (&mut self.read).limit(most))).poll(cx);
         match outcome {
             Poll::Ready(Ok(0)) => self.read_ended = true,
             Poll::Pending if self.read.is_empty() => buffer::give(std::mem::take(&mut self.read)),
@@ -206,6 +217,8 @@ impl Wire {
 
 /// Less free room than this is not worth a read.
 const READ_ROOM_MIN: usize = 2 * 1024;
+/// What a body is read in: the payload of a full HTTP/2 frame.
+const PIECE: usize = 16 * 1024;
 /// Larger pieces are written from where they lie.
 const COPY_MAX: usize = 8 * 1024;
 /// Encoded bytes that may wait to be written.
