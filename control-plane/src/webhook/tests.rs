@@ -239,8 +239,8 @@ async fn a_replica_is_gone_when_nobody_comes_and_all_have_their_answers() {
     unused.ended().await;
     assert!(last(&busy.end().await));
     busy.ended().await;
+    // With it the listener is gone; its port may be somebody else's now.
     replica.serving.await.unwrap();
-    assert!(TcpStream::connect(replica.address).await.is_err());
 }
 
 #[test]
