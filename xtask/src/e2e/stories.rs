@@ -3,6 +3,8 @@
 
 use std::process::Child;
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -23,6 +25,8 @@ const AWAY: Duration = Duration::from_secs(75);
 const API_AWAY: Duration = Duration::from_secs(35);
 /// Requests that must have ended after a story for it to count.
 const CALLS: u64 = 100;
+/// Pods that must have been made meanwhile.
+const PODS: u32 = 5;
 
 pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     let life = Life { target };
@@ -30,8 +34,8 @@ pub(crate) fn run(target: &Target) -> anyhow::Result<()> {
     step("rolling restart of the servers: no call fails", || life.watch(|| life.restart(LIFE, "catalog")))?;
     step("rolling restart of the caller: its last calls succeed too", || life.restart_caller())?;
     step("every server is evicted under its disruption budget: no call fails", || life.watch(|| life.evict()))?;
-    step("rolling restart of the control plane: no call fails", || {
-        life.watch(|| life.restart(SYSTEM, "leno-control-plane"))
+    step("rolling restart of the control plane: no call fails, and no pod that is made meanwhile is refused", || {
+        life.watch(|| life.restart_control_plane())
     })?;
     step("a minute without control plane: no call fails, and pods are made as the failure policy says", || {
         life.watch(|| life.without_control_plane())
@@ -160,6 +164,36 @@ impl Life<'_> {
         let wait = ["-n", LIFE, "wait", "--for=delete", "--timeout=300s"];
         self.target.kubectl(&[&wait[..], &gone[..]].concat())?;
         self.rolled_out(LIFE, "catalog")
+    }
+
+    /// Pods are asked for until the old replicas have ended, one after another, by connections that the API server keeps. Nobody
+    /// stores them.
+    fn restart_control_plane(&self) -> anyhow::Result<()> {
+        let pod = self.target.manifest("pod.yaml")?.replace("NAMESPACE", LIFE);
+        let create = ["create", "--dry-run=server", "-f", "-", "-o=jsonpath={.spec.initContainers[*].name}"];
+        let names = ["-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=control-plane", "-o", "name"];
+        let old = self.target.kubectl(&names)?;
+        let over = AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut made = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let said = self.target.ask(&create, &pod).with_context(|| format!("pod {made} was refused"))?;
+                    ensure!(said.contains("leno-proxy"), "pod {made} has no sidecar: {said}");
+                    made += 1;
+                }
+                anyhow::Ok(made)
+            });
+            let gone = ["-n", SYSTEM, "wait", "--for=delete", "--timeout=120s"];
+            let gone: Vec<&str> = gone.into_iter().chain(old.split_whitespace()).collect();
+            let rolled = self.restart(SYSTEM, "leno-control-plane").and_then(|()| self.target.kubectl(&gone).map(drop));
+            over.store(true, Ordering::Relaxed);
+            let made = asking.join().expect("it does not panic");
+            rolled.and(made)
+        })?;
+        eprintln!("  {made} pods were made meanwhile, none refused");
+        ensure!(made >= PODS, "{made} pods are too few to say so");
+        Ok(())
     }
 
     /// The injector is away with it: who asks for a sidecar waits for one, and nobody else notices.
