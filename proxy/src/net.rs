@@ -3,7 +3,7 @@
 
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub mod big_read;
 pub mod buffer;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::net::tests::Refusing;
 
 struct Fixture {
     views: Arc<Views>,
@@ -78,10 +79,8 @@ async fn the_applications_probes_answer_at_the_status_port_alone() {
     let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = application.local_addr().unwrap().port();
     let mut fixture = fixture("probes", &[]);
-    // Bound and not listening: it refuses, and nobody else can listen there meanwhile.
-    let bound = tokio::net::TcpSocket::new_v4().unwrap();
-    bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let closed = bound.local_addr().unwrap().port();
+    let refusing = Refusing::new();
+    let closed = refusing.address.port();
     let probe = |port: u16| format!(r#"{{"tcpSocket": {{"port": {port}}}, "timeoutSeconds": 60}}"#);
     let probes = format!(r#"{{"web/readiness": {}, "web/startup": {}}}"#, probe(port), probe(closed));
     Arc::get_mut(&mut fixture.views).unwrap().probes = Arc::new(Probes::parse(&probes).unwrap());

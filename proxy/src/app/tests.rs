@@ -13,8 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::net::tests::Refusing;
 use mesh::Mesh;
-use mesh::Refusing;
 use mesh::STANDSTILL;
 use mesh::Served;
 use mesh::head;

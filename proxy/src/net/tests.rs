@@ -9,11 +9,27 @@ use std::task::Poll;
 
 use leno_proto::policy::Keepalive;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
 
 use crate::net;
 use crate::net::Acceptor;
 use crate::net::Share;
 use crate::net::turn;
+
+/// A port of this process that refuses connections for as long as this is held: were it free, anybody could listen there.
+pub(crate) struct Refusing {
+    _bound: TcpSocket,
+    pub(crate) address: SocketAddr,
+}
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let bound = TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = bound.local_addr().unwrap();
+        Self { _bound: bound, address }
+    }
+}
 
 fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()

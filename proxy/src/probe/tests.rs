@@ -15,9 +15,9 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::net::TcpSocket;
 
 use super::*;
+use crate::net::tests::Refusing;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const KUBELET: HeaderValue = HeaderValue::from_static("kube-probe/1.36");
@@ -65,14 +65,6 @@ impl Heads {
     async fn next(&mut self) -> String {
         self.0.recv().await.unwrap()
     }
-}
-
-/// A port that refuses for as long as the socket is held: were it free, anybody could listen there.
-fn refusing() -> (TcpSocket, u16) {
-    let bound = TcpSocket::new_v4().unwrap();
-    bound.bind((HERE, 0).into()).unwrap();
-    let port = bound.local_addr().unwrap().port();
-    (bound, port)
 }
 
 async fn ask(probe: Value) -> Answer {
@@ -160,7 +152,8 @@ async fn redirects_are_followed_within_the_pod_and_nowhere_else() {
 
 #[tokio::test]
 async fn what_is_no_answer_is_a_failure_that_says_why() {
-    let (_bound, closed) = refusing();
+    let refusing = Refusing::new();
+    let closed = refusing.address.port();
     let refused = get(closed, "/").await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.said.contains("refused"), "{}", refused.said);
@@ -196,7 +189,8 @@ async fn no_more_of_an_answer_is_read_than_the_kubelet_reads() {
 async fn a_port_that_takes_connections_passes_a_tcp_probe() {
     let port = application(|socket| async move { drop(socket) }).await;
     assert_eq!(ask(json!({"tcpSocket": {"port": port}, "timeoutSeconds": 60})).await.status, StatusCode::OK);
-    let (_bound, closed) = refusing();
+    let refusing = Refusing::new();
+    let closed = refusing.address.port();
     let refused = ask(json!({"tcpSocket": {"port": closed}, "timeoutSeconds": 60})).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -16,7 +16,6 @@ use leno_proto::key::Key;
 use leno_proto::policy::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 
@@ -30,6 +29,7 @@ use crate::local::Shared;
 use crate::metrics::Metrics;
 use crate::net;
 use crate::net::Share as Sharing;
+use crate::net::tests::Refusing;
 use crate::state::Change;
 use crate::state::State;
 use crate::trace;
@@ -62,21 +62,6 @@ pub(super) struct Mesh {
     pub(super) tcp_rule: Option<Traffic>,
     /// Whose application does not run.
     pub(super) down: &'static str,
-}
-
-/// A port of this process that refuses connections for as long as this is held: were it free, anybody could listen there.
-pub(super) struct Refusing {
-    _bound: TcpSocket,
-    pub(super) address: SocketAddr,
-}
-
-impl Refusing {
-    pub(super) fn new() -> Self {
-        let bound = TcpSocket::new_v4().unwrap();
-        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = bound.local_addr().unwrap();
-        Self { _bound: bound, address }
-    }
 }
 
 /// Where an application is to be.
