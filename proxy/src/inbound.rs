@@ -203,6 +203,7 @@ async fn mesh(
                 streams: traffic.hop_streams,
                 header_list: traffic.headers_max_bytes,
                 early_resets: traffic.reset_limit,
+                near: net::is_near(&io),
                 idle: Some(traffic.timeouts.idle),
                 body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::hop(local.shared.ledger.clone())
@@ -254,17 +255,18 @@ async fn sniffed_plaintext(
             http1(local, Stream { io: Io::Tcp(stream), read: early }, caller, policy).await
         }
         Sniff::Http2 => {
-            let traffic = &policy.port().policy;
+            let (io, traffic) = (Io::Tcp(stream), &policy.port().policy);
             let settings = h2::Settings {
                 streams: traffic.plaintext_streams,
                 header_list: traffic.headers_max_bytes,
                 early_resets: traffic.reset_limit,
+                near: net::is_near(&io),
                 idle: Some(traffic.timeouts.idle),
                 body_idle: Some(traffic.timeouts.request_body_idle),
                 ..h2::Settings::plaintext(local.shared.ledger.clone())
             };
             let requests = Rc::new(Requests::new(local, caller));
-            let io = Early::new(Io::Tcp(stream), early);
+            let io = Early::new(io, early);
             Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained(local, policy)).await)
         }
         Sniff::Tls | Sniff::Opaque if policy.may_be_opaque() => {

@@ -126,8 +126,10 @@ async fn http(
             Ok(())
         }
         Sniff::Http2 => {
-            let settings = h2::Settings::plaintext(local.shared.ledger.clone());
-            let io = Early::new(Io::Tcp(stream), early);
+            let io = Io::Tcp(stream);
+            let settings =
+                h2::Settings { near: net::is_near(&io), ..h2::Settings::plaintext(local.shared.ledger.clone()) };
+            let io = Early::new(io, early);
             Error::of_http2(h2::serve(io, &settings, requests, &local.timers, drained).await)
         }
         Sniff::Tls | Sniff::Opaque | Sniff::NeedMore => {

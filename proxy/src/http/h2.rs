@@ -35,6 +35,10 @@ pub use crate::http::h2::slot::Slot;
 const FRAME: usize = 16 * 1024;
 /// Messages below this are put together rather than passed on as they are.
 const SMALL: usize = 1024;
+/// A stream's window to begin with, where the peer is near: a small answer waits behind what large ones have on their way.
+const NEAR: u32 = 64 * 1024;
+/// What large streams of a near peer may have on their way together, until each has no more than `NEAR`.
+const NEAR_TOGETHER: u32 = 256 * 1024;
 /// A stream that has moved more makes its connection one for bulk.
 const BULK: u64 = 1024 * 1024;
 
@@ -43,7 +47,10 @@ const BULK: u64 = 1024 * 1024;
 pub struct Settings {
     /// Streams that the peer may have open.
     pub streams: u32,
+    /// What a stream may have on its way at most.
     pub stream_window: u32,
+    /// The peer is so near that less is enough: see `NEAR`.
+    pub near: bool,
     /// Bytes of a decoded head.
     pub header_list: u32,
     /// Fields of a head.
@@ -77,6 +84,7 @@ impl Settings {
         Self {
             streams: 128,
             stream_window: 256 * 1024,
+            near: false,
             header_list: 64 * 1024,
             fields: 128,
             local_resets: 100,
@@ -110,6 +118,19 @@ impl Settings {
     fn connection_window(&self) -> u32 {
         const MOST: u32 = i32::MAX as u32;
         self.streams.saturating_mul(self.stream_window).clamp(u32::from(u16::MAX), MOST)
+    }
+
+    /// What a stream may send before it has heard of more.
+    fn first_window(&self) -> u32 {
+        if self.near { self.stream_window.min(NEAR) } else { self.stream_window }
+    }
+
+    /// What a stream may have on its way that has filled its first window, beside so many others like it.
+    fn window_beside(&self, large: u32) -> u32 {
+        match self.near {
+            true => (NEAR_TOGETHER / large.max(1)).clamp(self.first_window(), self.stream_window),
+            false => self.stream_window,
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::http::h1::Parting;
 use crate::http::h2;
 use crate::metrics;
 use crate::metrics::Close;
+use crate::net;
 use crate::net::Io;
 use crate::pool::Http1;
 use crate::pool::Limits;
@@ -293,13 +294,16 @@ impl Lane {
     async fn open(&self, make: &Make, way: &Way, permit: Permit) -> Result<(), Error> {
         // Boxed: seldom, and as large as a handshake.
         let io = Box::pin(way.connect(make)).await?;
+        let near = net::is_near(&io);
         let settings = match way.key.wire {
             Wire::Hop => {
                 let pings = &way.limits.connection().http2;
                 let keep_alive = h2::KeepAlive { interval: pings.ping_interval, timeout: pings.ping_timeout };
-                h2::Settings { keep_alive: Some(keep_alive), ..make.hop.clone() }
+                h2::Settings { keep_alive: Some(keep_alive), near, ..make.hop.clone() }
             }
-            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => make.plaintext.clone(),
+            Wire::Http1 | Wire::Http2 | Wire::HopUpgrade | Wire::HopOpaque | Wire::Opaque => {
+                h2::Settings { near, ..make.plaintext.clone() }
+            }
         };
         let client = h2::Client::connect(io, &settings, &make.timers);
         let now = Instant::now();

@@ -141,7 +141,6 @@ impl State {
             self.owed += framed;
             return self.fault(key, if over { Code::FLOW_CONTROL_ERROR } else { Code::PROTOCOL_ERROR });
         }
-        stream.owed += framed - length;
         let kept = if stream.unread { 0 } else { length };
         if kept > 0 {
             match from {

@@ -93,7 +93,7 @@ impl Handle {
         self.state(|state, key| {
             let stream = state.stream(key);
             stream.unread = true;
-            let owed = std::mem::take(&mut stream.owed_connection);
+            let owed = std::mem::take(&mut stream.owed);
             let unread = stream.forget_unread();
             state.ledger().sub(unread);
             state.owed += owed + unread;

@@ -39,6 +39,8 @@ pub(super) struct State {
     /// Streams that are not over, and places that are taken.
     pub(super) open: usize,
     pub(super) live: usize,
+    /// Places of streams that have filled their first window.
+    large: u32,
     pub(super) idle_since: Instant,
     /// The next stream of ours (client).
     pub(super) next_id: u32,
@@ -131,6 +133,7 @@ impl State {
             ids: Table::default(),
             open: 0,
             live: 0,
+            large: 0,
             idle_since: now,
             next_id: 1,
             last_id: 0,
@@ -167,7 +170,7 @@ impl State {
     fn say_settings(&self) {
         let settings = &self.settings;
         let mut said =
-            vec![(frame::SET_WINDOW, settings.stream_window), (frame::SET_HEADER_LIST, settings.header_list)];
+            vec![(frame::SET_WINDOW, settings.first_window()), (frame::SET_HEADER_LIST, settings.header_list)];
         said.push(match self.is_server {
             true => (frame::SET_STREAMS, settings.streams),
             false => (frame::SET_PUSH, 0),
@@ -208,7 +211,7 @@ impl State {
             }
         };
         // Until the peer has read our settings it goes by the protocol's own.
-        let window = i64::from(self.settings.stream_window.max(u32::from(u16::MAX)));
+        let window = i64::from(self.settings.first_window().max(u32::from(u16::MAX)));
         self.streams[key as usize].begin(id, window, self.peer_window);
         self.ids.insert(id, key);
         self.open += 1;
@@ -249,7 +252,9 @@ impl State {
         }
         let stream = &mut self.streams[key as usize];
         let (id, unread) = (stream.id, stream.clear());
-        let owed = unread + stream.owed_connection;
+        let owed = unread + stream.owed;
+        let large = std::mem::take(&mut stream.large);
+        self.large -= u32::from(large);
         self.ledger().sub(unread);
         self.owed += owed;
         self.pay();
@@ -317,18 +322,32 @@ impl State {
         let full = self.ledger().is_full();
         let stream = &mut self.streams[key as usize];
         stream.owed += bytes;
-        stream.owed_connection += bytes;
         if full && stream.held > 0 {
             return;
         }
-        self.owed += std::mem::take(&mut stream.owed_connection);
-        if stream.owed >= self.settings.stream_window as usize / 2 && !stream.peer_ended && !stream.is_over() {
-            let (id, owed) = (stream.id, std::mem::take(&mut stream.owed));
-            stream.window += owed as i64;
-            self.replies += frame::HEAD + 4;
-            self.writer.append(|out| frame::put_u32(out, frame::WINDOW_UPDATE, id, owed as u32));
+        self.owed += std::mem::take(&mut stream.owed);
+        if !stream.peer_ended && !stream.is_over() {
+            self.widen(key);
         }
         self.pay();
+    }
+
+    /// Tops the stream's window up to what it may have on its way now, once that is worth a frame.
+    fn widen(&mut self, key: u32) {
+        let first = self.settings.first_window();
+        let stream = &mut self.streams[key as usize];
+        if !stream.large && stream.received > u64::from(first) {
+            stream.large = true;
+            self.large += 1;
+        }
+        let most = if stream.large { self.settings.window_beside(self.large) } else { first };
+        let more = i64::from(most) - stream.window - stream.held as i64;
+        if more >= i64::from(most / 2) {
+            let id = stream.id;
+            stream.window += more;
+            self.replies += frame::HEAD + 4;
+            self.writer.append(|out| frame::put_u32(out, frame::WINDOW_UPDATE, id, more as u32));
+        }
     }
 
     /// Appends data, or keeps it for its turn. The stream has nothing pending, and has not ended.

@@ -57,11 +57,12 @@ pub(super) struct Stream {
     pub(super) tail: BytesMut,
     /// Bytes in `ahead` and `tail`, as the ledger has them.
     pub(super) held: usize,
-    /// Bytes handed on for which the peer has no credit yet: on the stream, on the connection.
+    /// Bytes handed on for which the peer has no credit of the connection yet.
     pub(super) owed: usize,
-    pub(super) owed_connection: usize,
     /// What the peer may still send.
     pub(super) window: i64,
+    /// It has filled its first window.
+    pub(super) large: bool,
     pub(super) peer_ended: bool,
     pub(super) end: End,
     pub(super) length: Option<u64>,
@@ -100,8 +101,8 @@ impl Stream {
             tail: BytesMut::new(),
             held: 0,
             owed: 0,
-            owed_connection: 0,
             window: 0,
+            large: false,
             peer_ended: false,
             end: End::NotYet,
             length: None,
@@ -128,8 +129,8 @@ impl Stream {
         self.answered = false;
         self.is_head = false;
         self.owed = 0;
-        self.owed_connection = 0;
         self.window = window;
+        self.large = false;
         self.peer_ended = false;
         self.end = End::NotYet;
         self.length = None;

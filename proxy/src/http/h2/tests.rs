@@ -10,6 +10,7 @@ mod malformed;
 mod oracle;
 mod server;
 mod tls;
+mod windows;
 mod wire;
 
 use std::cell::Cell;
