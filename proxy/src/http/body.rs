@@ -151,10 +151,10 @@ impl Default for Kept {
 }
 
 impl Kept {
-    pub fn push(&mut self, data: &Bytes) {
+    pub fn push(&mut self, data: Bytes) {
         self.room = self.room.and_then(|room| room.checked_sub(data.len()));
         match self.room {
-            Some(_) => self.pieces.push(data.clone()),
+            Some(_) => self.pieces.push(data),
             None => self.pieces = Pieces::default(),
         }
     }

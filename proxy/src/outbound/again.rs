@@ -45,12 +45,23 @@ impl<'c> Replay<'c> {
         if !retry::may_repeat(retries) || !small {
             return Ok(Self { body: Some(body), whole: None });
         }
-        let mut whole = BytesMut::new();
+        // Mostly it comes in one piece, which stays where it lies.
+        let mut whole = Bytes::new();
+        let mut gathered = BytesMut::new();
         while let Some(data) = body.data().await {
             let data = data.map_err(|reason| Error::Because { reason, detail: "the request's body was cut".into() })?;
-            whole.extend_from_slice(&data);
+            if whole.is_empty() {
+                whole = data;
+                continue;
+            }
+            if gathered.is_empty() {
+                gathered.extend_from_slice(&whole);
+            }
+            gathered.extend_from_slice(&data);
         }
-        let whole = whole.freeze();
+        if !gathered.is_empty() {
+            whole = gathered.freeze();
+        }
         Ok(Self { body: Some(Body::Full(whole.clone())), whole: Some(whole) })
     }
 

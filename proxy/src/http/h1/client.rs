@@ -377,10 +377,16 @@ impl<'c> Sending<'c> {
         if let Some(owed) = &mut self.owed {
             *owed = owed.checked_sub(data.len() as u64).ok_or(Reason::BadFraming)?;
         }
-        if let Some(kept) = &mut self.kept {
-            kept.push(&data);
+        match &mut self.kept {
+            None => wire.push(data, self.pieces),
+            Some(kept) => {
+                match Wire::copies(&data) {
+                    true => wire.push_copy(&data, self.pieces),
+                    false => wire.push(data.clone(), self.pieces),
+                }
+                kept.push(data);
+            }
         }
-        wire.push(data, self.pieces);
         Ok(())
     }
 

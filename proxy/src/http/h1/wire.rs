@@ -59,6 +59,15 @@ pub enum Pieces {
     Chunked,
 }
 
+impl Pieces {
+    fn end(self) -> &'static [u8] {
+        match self {
+            Self::Plain => b"",
+            Self::Chunked => b"\r\n",
+        }
+    }
+}
+
 impl Wire {
     pub fn new(stream: Stream) -> Self {
         Self {
@@ -127,21 +136,28 @@ impl Wire {
 
     /// Only while `has_room`.
     pub fn push(&mut self, data: Bytes, pieces: Pieces) {
-        let end: &[u8] = match pieces {
-            Pieces::Plain => b"",
-            Pieces::Chunked => b"\r\n",
-        };
+        if Self::copies(&data) {
+            return self.push_copy(&data, pieces);
+        }
+        if pieces == Pieces::Chunked {
+            encode::chunk_head(data.len(), self.out());
+        }
+        self.tail = data;
+        self.tail_end = pieces.end();
+    }
+
+    /// Whether `push` leaves the piece to whoever has it.
+    pub fn copies(data: &[u8]) -> bool {
+        data.len() <= COPY_MAX
+    }
+
+    pub fn push_copy(&mut self, data: &[u8], pieces: Pieces) {
         let out = self.out();
         if pieces == Pieces::Chunked {
             encode::chunk_head(data.len(), out);
         }
-        if data.len() <= COPY_MAX {
-            out.extend_from_slice(&data);
-            out.extend_from_slice(end);
-            return;
-        }
-        self.tail = data;
-        self.tail_end = end;
+        out.extend_from_slice(data);
+        out.extend_from_slice(pieces.end());
     }
 
     /// Writes all that waits.

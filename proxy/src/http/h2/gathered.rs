@@ -101,14 +101,7 @@ impl Gathered {
                     if self.declared.is_some_and(|declared| self.taken > declared) {
                         return Err(Reason::BadFraming);
                     }
-                    if let Some(kept) = &mut self.kept {
-                        kept.push(&bytes);
-                    }
-                    if self.is_empty() && bytes.len() >= SMALL {
-                        self.big = bytes;
-                    } else {
-                        self.small.extend_from_slice(&bytes);
-                    }
+                    self.put(bytes);
                 }
                 Poll::Ready(Some(Err(reason))) => return Err(reason),
                 Poll::Ready(None) => {
@@ -126,6 +119,22 @@ impl Gathered {
             }
         }
         Ok(())
+    }
+
+    // A second reference to a piece costs an allocation mostly, so only who needs both takes one.
+    fn put(&mut self, bytes: Bytes) {
+        let is_big = self.is_empty() && bytes.len() >= SMALL;
+        match &mut self.kept {
+            None if is_big => self.big = bytes,
+            None => self.small.extend_from_slice(&bytes),
+            Some(kept) => {
+                match is_big {
+                    true => self.big = bytes.clone(),
+                    false => self.small.extend_from_slice(&bytes),
+                }
+                kept.push(bytes);
+            }
+        }
     }
 
     pub(super) fn take(&mut self, most: usize) -> Bytes {
