@@ -9,6 +9,7 @@ use anyhow::Context;
 use anyhow::bail;
 
 use crate::shell;
+use crate::trained;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -158,9 +159,14 @@ pub(crate) fn crowd(profile: &str) -> anyhow::Result<Command> {
 }
 
 pub(crate) fn build(profile: &str) -> anyhow::Result<()> {
-    eprintln!("building with profile {profile} (profiling is release with names: some minutes when cold)");
-    let packages = ["-p", "leno-control-plane", "-p", "leno-proxy", "-p", "leno-e2e"];
-    shell::run(shell::cargo(&["build", "--profile", profile, "--bins"]).args(packages))
+    eprintln!("building with profile {profile} (profiling is release with names: a quarter of an hour when cold)");
+    let mut cargo =
+        shell::cargo(&["build", "--profile", profile, "--bins", "-p", "leno-control-plane", "-p", "leno-e2e"]);
+    if !matches!(profile, "profiling" | "release") {
+        return shell::run(cargo.args(["-p", "leno-proxy"]));
+    }
+    shell::run(&mut cargo)?;
+    trained::install(profile, None, &shell::root().join("target").join(profile))
 }
 
 /// The official program from PyPI, in an environment of its own.

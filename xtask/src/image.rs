@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::cluster::node;
 use crate::e2e::example;
 use crate::shell;
+use crate::trained;
 use archive::Image;
 
 #[derive(clap::Args)]
@@ -28,6 +29,10 @@ pub(crate) struct Options {
     /// libraries that they load.
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
+    /// As it is released: the sidecar is built twice, the second time for what it had to do under the benchmark's loads, and
+    /// takes about a tenth less CPU. Some ten minutes more.
+    #[arg(long)]
+    trained: bool,
     /// Also what e2e/example runs: three services, and an OTLP backend, Otelite, which is built with `cargo install` once.
     #[arg(long, conflicts_with = "target")]
     example: bool,
@@ -70,13 +75,15 @@ fn build(options: &Options) -> anyhow::Result<PathBuf> {
     let mut folder = shell::root().join("target");
     if let Some(target) = target {
         cargo.args(["--target", target]);
-        if target.contains("musl") && target.starts_with(std::env::consts::ARCH) {
-            cargo.env(format!("CC_{}", target.replace('-', "_")), "musl-gcc");
-        }
+        shell::for_musl(&mut cargo, target);
         folder.push(target);
     }
     shell::run(&mut cargo)?;
-    Ok(folder.join(if profile == "dev" { "debug" } else { profile }))
+    folder.push(if profile == "dev" { "debug" } else { profile });
+    if options.trained {
+        trained::install(profile, target, &folder)?;
+    }
+    Ok(folder)
 }
 
 /// The images of Leno itself, from the programs of one folder.

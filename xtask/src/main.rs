@@ -9,6 +9,7 @@ mod image;
 mod shell;
 mod test;
 mod tidy;
+mod trained;
 
 use clap::Parser;
 

@@ -43,6 +43,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// Static programs of this machine's kind need musl's own C compiler.
+pub(crate) fn for_musl(cargo: &mut Command, target: &str) {
+    if target.contains("musl") && target.starts_with(std::env::consts::ARCH) {
+        cargo.env(format!("CC_{}", target.replace('-', "_")), "musl-gcc");
+    }
+}
+
 /// The command as one would type it.
 pub(crate) fn line(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program()).file_name().unwrap_or(command.get_program());

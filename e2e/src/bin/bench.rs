@@ -32,6 +32,12 @@ enum Verb {
     Gates(Gates),
     /// Where both sidecars spend a request, by stage.
     Profile(Profile),
+    /// Loads for a pair of sidecars that count what they do; they write it down when they are told to end.
+    Train {
+        /// Where everything is written.
+        #[arg(long, default_value = "target/bench")]
+        folder: PathBuf,
+    },
     /// What deciding about one request costs, step by step.
     Decisions,
     /// The load of one slice.
@@ -138,6 +144,10 @@ fn main() -> anyhow::Result<ExitCode> {
             let case = case.with_context(|| format!("no case {:?}; there are {}", options.case, names.join(", ")))?;
             let folder = std::path::absolute(&options.folder)?;
             println!("{}", profile::measure(&folder, case, options.count).await?);
+            Ok(ExitCode::SUCCESS)
+        }),
+        Verb::Train { folder } => local(async move {
+            run::train(&std::path::absolute(&folder)?).await?;
             Ok(ExitCode::SUCCESS)
         }),
         Verb::Gates(options) => local(gates(options)),
