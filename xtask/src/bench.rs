@@ -155,7 +155,7 @@ fn scale(options: &Options) -> anyhow::Result<()> {
 pub(crate) fn crowd(profile: &str) -> anyhow::Result<Command> {
     let what = ["build", "--profile", profile, "-p", "leno-control-plane", "--bins", "--example", "scale"];
     shell::run(&mut shell::cargo(&what))?;
-    Ok(Command::new(format!("target/{}/examples/scale", if profile == "dev" { "debug" } else { profile })))
+    Ok(Command::new(format!("target/{}/examples/scale", shell::folder_of(profile))))
 }
 
 pub(crate) fn build(profile: &str) -> anyhow::Result<()> {
@@ -166,7 +166,7 @@ pub(crate) fn build(profile: &str) -> anyhow::Result<()> {
         return shell::run(cargo.args(["-p", "leno-proxy"]));
     }
     shell::run(&mut cargo)?;
-    trained::install(profile, None, &shell::root().join("target").join(profile))
+    trained::install(profile, None, &shell::root().join("target").join(shell::folder_of(profile)))
 }
 
 /// The official program from PyPI, in an environment of its own.

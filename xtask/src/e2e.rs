@@ -216,7 +216,7 @@ impl Place {
 fn build(profile: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = shell::cargo(&["build", "--profile", profile, "--bins"]);
     shell::run(cargo.args(["-p", "leno-control-plane", "-p", "leno-proxy", "-p", "leno-e2e"]))?;
-    Ok(shell::root().join("target").join(if profile == "dev" { "debug" } else { profile }))
+    Ok(shell::root().join("target").join(shell::folder_of(profile)))
 }
 
 /// The images of Leno and of the applications that the tests run.

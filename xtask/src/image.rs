@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
     /// As it is released: the sidecar is built twice, the second time for what it had to do under the benchmark's loads, and
-    /// takes about a tenth less CPU. Some ten minutes more.
+    /// takes about a tenth less CPU. Some ten minutes more, and no two builds give the same bytes.
     #[arg(long)]
     trained: bool,
     /// Also what e2e/example runs: three services, and an OTLP backend, Otelite, which is built with `cargo install` once.
@@ -79,7 +79,7 @@ fn build(options: &Options) -> anyhow::Result<PathBuf> {
         folder.push(target);
     }
     shell::run(&mut cargo)?;
-    folder.push(if profile == "dev" { "debug" } else { profile });
+    folder.push(shell::folder_of(profile));
     if options.trained {
         trained::install(profile, target, &folder)?;
     }

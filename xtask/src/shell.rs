@@ -64,6 +64,11 @@ pub(crate) fn path() -> Vec<PathBuf> {
     std::env::split_paths(&path).chain(sbin).collect()
 }
 
+/// The folder below `target` where a profile's programs are.
+pub(crate) fn folder_of(profile: &str) -> &str {
+    if profile == "dev" { "debug" } else { profile }
+}
+
 /// Where a program is.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     path().into_iter().map(|folder| folder.join(program)).find(|path| path.exists())

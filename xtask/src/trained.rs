@@ -2,9 +2,6 @@
 //! which tell the compiler what to put first (profile-guided optimisation). It must never mix counts of different programs.
 
 use std::fs;
-use std::hash::DefaultHasher;
-use std::hash::Hash;
-use std::hash::Hasher;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -42,18 +39,16 @@ fn counts(host: &str) -> anyhow::Result<PathBuf> {
     let program = built("counting", "profiling", host);
     let merged = home.join("merged.profdata");
     if !is_newer(&merged, &program) {
-        let _ = fs::remove_dir_all(&raw);
+        // Cargo looks at no file that a flag names: what was built with the counts of before must go.
+        for old in [&raw, &home.join("trained")] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("remove {}", old.display()))?;
+            }
+        }
         train(&program, &home)?;
         merge(&raw, &merged, host)?;
     }
-    // Cargo builds anew where the flags change, and looks at no file that they name: the name follows what is in it.
-    let mut hasher = DefaultHasher::new();
-    fs::read(&merged)?.hash(&mut hasher);
-    let named = home.join(format!("{:016x}.profdata", hasher.finish()));
-    if !named.exists() {
-        fs::copy(&merged, &named)?;
-    }
-    Ok(named)
+    Ok(merged)
 }
 
 /// Runs the loads on a pair of the program that counts.
@@ -102,7 +97,7 @@ fn build(purpose: &str, profile: &str, target: &str, flag: &str) -> Command {
 }
 
 fn built(purpose: &str, profile: &str, target: &str) -> PathBuf {
-    home().join(purpose).join(target).join(profile).join(PROXY)
+    home().join(purpose).join(target).join(shell::folder_of(profile)).join(PROXY)
 }
 
 fn home() -> PathBuf {

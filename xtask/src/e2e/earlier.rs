@@ -35,7 +35,7 @@ pub(super) fn images(profile: &str) -> anyhow::Result<Vec<PathBuf>> {
     cargo.args(["--bin", "leno-control-plane", "--bin", "leno", "--bin", "leno-proxy"]);
     cargo.env("CARGO_BUILD_BUILD_DIR", root.join("target")).env("CARGO_TARGET_DIR", &out);
     shell::run(cargo.current_dir(&source))?;
-    image::tagged(&out.join(if profile == "dev" { "debug" } else { profile }), TAG)
+    image::tagged(&out.join(shell::folder_of(profile)), TAG)
 }
 
 fn folder() -> PathBuf {
