@@ -1,4 +1,5 @@
-# Leno's images, for those who have a container engine; `cargo xtask image` makes the same without one.
+# Leno's images, for those who have a container engine; `cargo xtask image` makes the same without one, and with `--trained` a
+# sidecar that takes about a tenth less CPU.
 #   docker build --target control-plane -t leno/control-plane:0.1.0 .
 #   docker build --target proxy -t leno/proxy:0.1.0 .
 #   docker build --target init -t leno/init:0.1.0 .
