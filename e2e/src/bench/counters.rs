@@ -49,13 +49,6 @@ pub fn rss(pids: &[u32]) -> f64 {
     tree(pids).into_iter().filter_map(of).sum::<f64>() / 1024.0
 }
 
-/// Whether a process is gone, or waits only for its parent to hear of it.
-pub fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before it may have anything in it but this.
-    stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
-}
-
 /// Seconds in which any CPU of the machine was busy, and those that its host took.
 pub fn machine() -> (f64, f64) {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();

@@ -190,6 +190,17 @@ impl Peer {
         Ok(begun.elapsed())
     }
 
+    /// Tells Leno's sidecars to end, and waits until they have.
+    ///
+    /// # Errors
+    /// One runs on.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        match &mut self.parts {
+            Parts::Leno(leno) => leno.end().await,
+            Parts::Direct | Parts::Static { .. } => Ok(()),
+        }
+    }
+
     /// Where a client of this kind connects; `None`: this peer has no such way.
     pub fn door(&self, door: Door) -> Option<SocketAddr> {
         match &self.parts {

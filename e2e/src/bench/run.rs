@@ -322,33 +322,23 @@ impl Pair {
     }
 }
 
-/// Every load of the table on a pair of Leno's alone, which is then told to end and waited for.
+/// Every load of the table on Leno alone, whose sidecars are then told to end, and waited for.
 ///
 /// # Errors
 /// It does not start, a load does not run, or a sidecar does not end.
 pub async fn train(folder: &Path) -> anyhow::Result<()> {
-    let pair = Pair::start(folder).await?;
-    let peer = pair.0.peers.get(&Name::Leno).context("it runs")?;
+    let mut pair = Pair::start(folder).await?;
+    let peer = pair.0.peers.get_mut(&Name::Leno).context("it runs")?;
     for test in TESTS {
         let Work::Load(spec) = &test.work else { continue };
         let figures = begin(peer, spec, TRAINING, Some(SIDECARS), &[])?.end()?;
         println!("{:12} {:>9.0}/s, {} failed", test.name, figures.rate(), figures.bad);
     }
-    for (side, pid) in pair.sides() {
-        let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-        let begun = Instant::now();
-        while !counters::has_ended(pid) {
-            anyhow::ensure!(begun.elapsed() < PATIENCE, "the {side} sidecar did not end in {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-    Ok(())
+    peer.end().await
 }
 
 /// Seconds of each load.
 const TRAINING: f64 = 2.0;
-/// For a sidecar that was told to end: it drains first.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const BUSY: Spec = Spec {
     kind: Kind::Closed,

@@ -59,6 +59,8 @@ fn pods(network: Ipv4Addr, minimal: bool) -> Vec<Pod> {
     pods
 }
 
+/// For a sidecar that was told to end.
+const DRAIN: Duration = Duration::from_secs(60);
 /// What the waiting sidecar knows.
 const SERVICES: usize = 50;
 
@@ -85,6 +87,19 @@ impl Leno {
         let identity = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/client");
         certificates::leaf_of_leno(&leno.mesh.folder.join("state"), &leno.client_certificate(), &identity)?;
         Ok(leno)
+    }
+
+    /// All sidecars drain, and end.
+    pub(super) async fn end(&mut self) -> anyhow::Result<()> {
+        let numbers = 0..self.mesh.plan.pods.len();
+        for number in numbers.clone() {
+            self.mesh.terminate_sidecar(number)?;
+        }
+        for number in numbers {
+            let sidecar = self.mesh.sidecar(number).context("it was told to end")?;
+            sidecar.until_ended(DRAIN).await?;
+        }
+        Ok(())
     }
 
     /// Ends the pair's sidecars; what they kept in their volumes goes, too, so that the next start is a pod's first.
