@@ -191,6 +191,28 @@ async fn heartbeats_go_both_ways_and_a_wrong_digest_starts_anew() {
 }
 
 #[tokio::test]
+async fn heartbeats_are_not_counted_among_what_is_told() {
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let control_plane = start(Some(table()), limits).await;
+    let mut proxy = Proxy::connect(&control_plane, Memory::default()).await.unwrap();
+    proxy.take().await.unwrap();
+    let counted = || {
+        let metrics = &control_plane.app.metrics;
+        (metrics.messages.value(), metrics.message_bytes.value())
+    };
+    let mut told = (0, 0);
+    // What came before the first has been counted when the first arrives.
+    for heard in 0..4 {
+        while !matches!(proxy.next().await.unwrap(), to_proxy::Message::Heartbeat(_)) {}
+        if heard == 0 {
+            told = counted();
+        }
+    }
+    assert!(told.0 > 0 && told.1 > 0);
+    assert_eq!(counted(), told);
+}
+
+#[tokio::test]
 async fn a_stop_says_goaway_serves_on_and_then_closes() {
     let control_plane = start(Some(table()), Limits::default()).await;
     let mut proxy = Proxy::connect(&control_plane, Memory::default()).await.unwrap();
