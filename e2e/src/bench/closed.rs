@@ -44,9 +44,12 @@ pub(super) async fn run(options: &Options, clock: Clock) -> anyhow::Result<Figur
     });
     // Nobody there at all is an error and not a figure.
     drop(TcpStream::connect(options.to).await?);
-    let all = (0..options.connections).map(|_| {
+    let all = (0..options.connections).map(|number| {
         let (shared, to, fresh) = (shared.clone(), options.to, options.kind == Kind::Fresh);
         tokio::task::spawn_local(async move {
+            if shared.pace > 0 {
+                tokio::time::sleep(APART * number as u32).await;
+            }
             let mut connection = None;
             while Instant::now() < shared.clock.end && shared.take() {
                 let sent = Instant::now();
@@ -90,6 +93,9 @@ impl Shared {
         }
     }
 }
+
+/// Between the first requests of those who keep to a pace: in step, all their answers would begin at the same moment for ever.
+const APART: Duration = Duration::from_millis(61);
 
 /// What is read at once by who keeps to a pace.
 const PIECE: usize = 64 * 1024;
