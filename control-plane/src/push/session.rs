@@ -306,14 +306,10 @@ impl Session {
 
     /// Sends one message of what there is.
     fn say(&mut self, to: &mut Answer) -> Result<(), Status> {
-        let message = self.outbox.next(&self.seat, &self.shared.metrics);
+        let message = self.outbox.next(&self.seat);
         self.waiting = None;
         let length = to.send(&message)?;
-        // Who looks for the cause of traffic between the planes must not find the heartbeats of sessions at rest.
-        if matches!(message.message, Some(to_proxy::Message::Transaction(_))) {
-            self.shared.metrics.messages.one();
-            self.shared.metrics.message_bytes.add(length);
-        }
+        count(&message, length, &self.shared.metrics);
         Ok(())
     }
 
@@ -450,7 +446,7 @@ impl Outbox {
     }
 
     /// Call only while it `holds` something; an empty message, which every proxy passes over, would follow otherwise.
-    fn next(&mut self, seat: &Seat, metrics: &Metrics) -> ToProxy {
+    fn next(&mut self, seat: &Seat) -> ToProxy {
         if !self.begun {
             if let Some(message) = self.welcome.take().or_else(|| self.goaway.take()) {
                 return message;
@@ -465,7 +461,6 @@ impl Outbox {
         if last {
             self.parts = None;
         }
-        count(&message, metrics);
         message
     }
 }
@@ -478,9 +473,12 @@ fn heartbeat(ledger: &Ledger) -> ToProxy {
     }))
 }
 
-/// By kind, what a transaction changes.
-fn count(message: &ToProxy, metrics: &Metrics) {
+/// A transaction's part, and by kind what it changes. Nothing else: who looks for the cause of traffic between the planes must
+/// not find the heartbeats of sessions at rest.
+fn count(message: &ToProxy, length: usize, metrics: &Metrics) {
     let Some(to_proxy::Message::Transaction(transaction)) = &message.message else { return };
+    metrics.messages.one();
+    metrics.message_bytes.add(length);
     for change in transaction.changes.iter().filter_map(|change| change.change.as_ref()) {
         match change {
             control::change::Change::Put(_) => metrics.puts.one(),
