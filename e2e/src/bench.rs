@@ -2,6 +2,7 @@
 //! print. It must never measure two things at once, nor compare figures of different runs.
 
 pub mod app;
+pub mod awake;
 pub mod callgrind;
 pub mod certificates;
 pub mod child;

@@ -31,12 +31,20 @@ fn tasks(pid: u32) -> Vec<String> {
 
 /// CPU seconds of these processes so far, by the scheduler's own nanoseconds.
 pub fn cpu(pids: &[u32]) -> f64 {
-    let ran = |task: &String| {
+    ran(tree(pids).into_iter().flat_map(tasks))
+}
+
+/// The same of this process alone, without those that it started.
+pub fn own_cpu() -> f64 {
+    ran(tasks(std::process::id()).into_iter())
+}
+
+fn ran(tasks: impl Iterator<Item = String>) -> f64 {
+    let nanos = |task: String| {
         let text = fs::read_to_string(format!("{task}/schedstat")).ok()?;
         text.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let nanos: u64 = tree(pids).into_iter().flat_map(tasks).filter_map(|task| ran(&task)).sum();
-    nanos as f64 / 1e9
+    tasks.filter_map(nanos).sum::<u64>() as f64 / 1e9
 }
 
 /// Resident memory in MiB.
@@ -69,17 +77,20 @@ pub fn pinned<T>(core: Option<usize>, work: impl FnOnce() -> anyhow::Result<T>) 
     let status = fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no list of CPUs")?;
     let before = BEFORE.get_or_init(|| list.trim().to_owned());
-    pin(&core.to_string())?;
+    // The main thread, whose id is the process's.
+    let own = std::process::id().to_string();
+    pin("-cp", &core.to_string(), &own)?;
     let done = work();
-    pin(before)?;
+    pin("-cp", before, &own)?;
     done
 }
 
-/// The main thread, whose id is the process's.
-fn pin(list: &str) -> anyhow::Result<()> {
-    let own = std::process::id().to_string();
-    let status = Command::new("taskset").args(["-cp", list, &own]).stdout(Stdio::null()).status();
-    anyhow::ensure!(status.context("run taskset (Debian: util-linux)")?.success(), "taskset -cp {list} failed");
+fn pin(options: &str, list: &str, id: &str) -> anyhow::Result<()> {
+    let status = Command::new("taskset").args([options, list, id]).stdout(Stdio::null()).status();
+    anyhow::ensure!(
+        status.context("run taskset (Debian: util-linux)")?.success(),
+        "taskset {options} {list} {id} failed"
+    );
     Ok(())
 }
 
@@ -104,10 +115,15 @@ pub fn raise_descriptors() -> anyhow::Result<()> {
 /// # Errors
 /// `taskset` is missing, or the process is gone.
 pub fn move_to(pid: u32, core: usize) -> anyhow::Result<()> {
-    let (core, pid) = (core.to_string(), pid.to_string());
-    let status = Command::new("taskset").args(["-acp", &core, &pid]).stdout(Stdio::null()).status();
-    anyhow::ensure!(status.context("run taskset (Debian: util-linux)")?.success(), "taskset -acp {core} {pid} failed");
-    Ok(())
+    pin("-acp", &core.to_string(), &pid.to_string())
+}
+
+/// Moves the calling thread alone.
+///
+/// # Errors
+/// `taskset` is missing, or there is no such CPU.
+pub fn move_here_to(core: usize) -> anyhow::Result<()> {
+    pin("-cp", &core.to_string(), &this_thread()?)
 }
 
 /// Lets a process run only where nobody else wants the core: for what shares a core with what is measured, and would be on
@@ -124,8 +140,12 @@ pub fn give_way(pid: u32) -> anyhow::Result<()> {
 /// # Errors
 /// `chrt` is missing.
 pub fn give_way_here() -> anyhow::Result<()> {
+    idle(&[], &this_thread()?)
+}
+
+fn this_thread() -> anyhow::Result<String> {
     let own = fs::read_link("/proc/thread-self")?;
-    idle(&[], &own.file_name().context("it ends with a number")?.to_string_lossy())
+    Ok(own.file_name().context("it ends with a number")?.to_string_lossy().into_owned())
 }
 
 fn idle(options: &[&str], id: &str) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::bench::awake::Awake;
 use crate::bench::certificates;
 use crate::bench::child::Load;
 use crate::bench::child::Target;
@@ -100,6 +101,7 @@ pub async fn run(plan: &Plan, say: &dyn Fn(&Finding)) -> anyhow::Result<Vec<Find
     }
     std::fs::create_dir_all(&plan.folder)?;
     counters::raise_descriptors()?;
+    let _awake = Awake::start(&[OTHERS, SIDECARS])?;
     let mut findings = Vec::new();
     for name in CASES.into_iter().filter(|name| plan.only.is_empty() || plan.only.iter().any(|only| only == name)) {
         let finding = look(plan, name).await?;

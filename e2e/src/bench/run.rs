@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::bench::awake::Awake;
 use crate::bench::certificates;
 use crate::bench::child::Load;
 use crate::bench::child::Target;
@@ -80,6 +81,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Vec<Record>> {
     std::fs::create_dir_all(&plan.folder)?;
     counters::raise_descriptors()?;
     certificates::write(&plan.folder.join("certificates"))?;
+    let _awake = Awake::start(&[OTHERS, SIDECARS])?;
     let (pinned, free): (Vec<&Test>, Vec<&Test>) =
         selected(plan)?.into_iter().partition(|test| !matches!(test.work, Work::Free(_)));
     let mut progress = Progress::new(slices(plan, &pinned) + slices(plan, &free));
@@ -363,14 +365,16 @@ fn load(
     let everyone: Vec<u32> = outbound.iter().chain(&inbound).copied().chain([app]).collect();
     let mut child = start(plan, peer, spec, core)?;
     child.warm()?;
-    let (begun, machine, load) = (Instant::now(), counters::machine(), counters::cpu(&[child.pid()]));
+    let (begun, machine, own) = (Instant::now(), counters::machine(), counters::own_cpu());
+    let load = counters::cpu(&[child.pid()]);
     let before = (counters::cpu(&outbound), counters::cpu(&inbound), counters::cpu(&everyone));
     child.wait_for_end()?;
     let after = (counters::cpu(&outbound), counters::cpu(&inbound), counters::cpu(&everyone));
     let (machine_after, load_after) = (counters::machine(), counters::cpu(&[child.pid()]));
+    let own_after = counters::own_cpu();
     let wall = begun.elapsed().as_secs_f64();
     let figures = child.end()?;
-    let known = after.2 - before.2 + (load_after - load).max(0.0);
+    let known = after.2 - before.2 + (load_after - load).max(0.0) + own_after - own;
     record.foreign = ((machine_after.0 - machine.0 - known + machine_after.1 - machine.1) / wall).max(0.0);
     (record.bad, record.late) = (figures.bad, figures.late);
     record.group.clone_from(&figures.group);
