@@ -25,6 +25,7 @@ use crate::http::h2::hpack::encode::Encoder;
 use crate::http::h2::stream::Gone;
 use crate::http::h2::stream::Stream;
 use crate::http::head::RequestHead;
+use crate::net::buffer;
 use crate::quick::Table;
 
 pub(super) struct State {
@@ -406,7 +407,7 @@ impl State {
             let last = stream.last && n == stream.pending.len();
             self.writer.append(|out| {
                 frame::put(out, n, frame::DATA, if last { frame::END_STREAM } else { 0 }, id);
-                out.extend_from_slice(&stream.pending[..n]);
+                buffer::append(out, &stream.pending[..n]);
             });
             stream.pending.advance(n);
             stream.room -= n as i64;

@@ -174,3 +174,52 @@ fn one_turn_reads_a_bounded_number_of_bytes() {
         hop.read_exact(&mut rest).await.expect("the turns go on");
     });
 }
+
+/// Takes whatever it is given, and remembers in what pieces.
+#[derive(Default)]
+struct Vectored {
+    bytes: Vec<u8>,
+    pieces: Vec<usize>,
+}
+
+impl AsyncWrite for Vectored {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let before = this.bytes.len();
+        for buf in bufs {
+            this.bytes.extend_from_slice(buf);
+            this.pieces.push(buf.len());
+        }
+        Poll::Ready(Ok(this.bytes.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn much_at_once_is_written_in_small_pieces_and_in_order() {
+    let cx = &mut Context::from_waker(Waker::noop());
+    for (length, count) in [(1, 1), (PIECE, 1), (PIECE + 1, 2), (CAP, CAP / PIECE), (CAP + 1, CAP / PIECE)] {
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let mut io = Vectored::default();
+        let written = poll_write(Pin::new(&mut io), &bytes, cx);
+        assert!(matches!(written, Poll::Ready(Ok(n)) if n == length.min(CAP)), "{length}");
+        assert_eq!(io.bytes, bytes[..length.min(CAP)], "{length}");
+        assert_eq!(io.pieces.len(), count, "{length}");
+        assert!(io.pieces.iter().all(|piece| *piece <= PIECE), "{length}");
+    }
+}
