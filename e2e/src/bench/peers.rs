@@ -165,7 +165,7 @@ impl Peer {
                 begun
             }
             Parts::Static { made, outbound, inbound } => {
-                (*outbound, *inbound) = (None, None);
+                end([outbound.take(), inbound.take()]);
                 let start = |role: &str, argv: &[String]| {
                     let mut command = Command::new(&argv[0]);
                     command.args(&argv[1..]);
@@ -264,6 +264,27 @@ impl Peer {
         }
     }
 }
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if let Parts::Static { outbound, inbound, .. } = &mut self.parts {
+            end([outbound.take(), inbound.take()]);
+        }
+    }
+}
+
+/// Told, and not killed: nginx's workers outlive a master that is killed, and serve in place of the next one's.
+fn end(processes: [Option<Process>; 2]) {
+    let mut running: Vec<Process> = processes.into_iter().flatten().collect();
+    running.retain(|process| process.terminate().is_ok());
+    let begun = Instant::now();
+    while running.iter_mut().any(Process::is_running) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// For a peer that was told to end; then it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One request on a connection of its own.
 fn answers(door: SocketAddr) -> bool {
