@@ -354,7 +354,8 @@ fn poll_write<T: AsyncWrite>(io: Pin<&mut T>, bytes: &[u8], cx: &mut Context<'_>
     if bytes.len() <= PIECE || !io.is_write_vectored() {
         return io.poll_write(cx, bytes);
     }
-    let mut pieces = [IoSlice::new(&[]); CAP / PIECE];
+    // Four full frames are a little more than `CAP`, and leave in one write.
+    let mut pieces = [IoSlice::new(&[]); CAP / PIECE + 1];
     let mut count = 0;
     for (piece, bytes) in pieces.iter_mut().zip(bytes.chunks(PIECE)) {
         *piece = IoSlice::new(bytes);
