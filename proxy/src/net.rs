@@ -41,6 +41,7 @@ use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
 use crate::net::big_read::BigRead;
+use crate::net::buffer::PIECE;
 pub use crate::net::sys::lower_priority;
 pub use crate::net::sys::raise_descriptors;
 
@@ -323,7 +324,12 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::TlsServer(io) => poll_write_in_pieces(Pin::new(io), buf, cx),
+            Self::TlsClient(io) => poll_write_in_pieces(Pin::new(io), buf, cx),
+            Self::Memory(io) => Pin::new(io).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -352,6 +358,22 @@ impl AsyncWrite for Io {
     }
 }
 
+/// TLS copies what it encrypts, each piece by itself. The bytes on the wire are the same.
+fn poll_write_in_pieces<T: AsyncWrite>(io: Pin<&mut T>, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    if bytes.len() <= PIECE {
+        return io.poll_write(cx, bytes);
+    }
+    let mut pieces = [IoSlice::new(&[]); PIECES];
+    let mut count = 0;
+    for (piece, bytes) in pieces.iter_mut().zip(bytes.chunks(PIECE)) {
+        *piece = IoSlice::new(bytes);
+        count += 1;
+    }
+    io.poll_write_vectored(cx, &pieces[..count])
+}
+
+/// In one write: what a batch of HTTP/2 has at most, which is four full frames and a little more.
+const PIECES: usize = 33;
 /// The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 /// Of what a connection begins with: a request's head mostly fits, and a ClientHello with a post-quantum share (1.7 KB) does.

@@ -23,12 +23,6 @@ pub fn take() -> BytesMut {
     SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(SIZE))
 }
 
-/// Appends in pieces.
-pub fn append(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(bytes.len());
-    bytes.chunks(PIECE).for_each(|piece| out.extend_from_slice(piece));
-}
-
 pub fn give(mut buffer: BytesMut) {
     buffer.clear();
     // One that grew, or whose memory is shared with a body on its way, is not kept.
@@ -40,4 +34,10 @@ pub fn give(mut buffer: BytesMut) {
             spare.push(buffer);
         }
     });
+}
+
+/// Appends in pieces.
+pub fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len());
+    bytes.chunks(PIECE).for_each(|piece| out.extend_from_slice(piece));
 }

@@ -1,19 +1,28 @@
 use std::future::poll_fn;
+use std::io;
+use std::io::IoSlice;
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 
 use leno_proto::policy::Keepalive;
 use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpSocket;
 
 use crate::net;
 use crate::net::Acceptor;
+use crate::net::PIECES;
 use crate::net::Share;
+use crate::net::buffer::PIECE;
+use crate::net::poll_write_in_pieces;
 use crate::net::turn;
 
 /// A port of this process that refuses connections for as long as this is held: were it free, anybody could listen there.
@@ -169,4 +178,54 @@ async fn who_gives_way_runs_again_after_every_socket_was_looked_at() {
     }
     assert!(heard.load(Ordering::Relaxed));
     listener.await.unwrap();
+}
+
+/// Takes whatever it is given, and remembers in what pieces.
+#[derive(Default)]
+struct Vectored {
+    bytes: Vec<u8>,
+    pieces: Vec<usize>,
+}
+
+impl AsyncWrite for Vectored {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let before = this.bytes.len();
+        for buf in bufs {
+            this.bytes.extend_from_slice(buf);
+            this.pieces.push(buf.len());
+        }
+        Poll::Ready(Ok(this.bytes.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn much_at_once_is_written_in_small_pieces_and_in_order() {
+    let cx = &mut Context::from_waker(Waker::noop());
+    let most = PIECES * PIECE;
+    for (length, count) in [(1, 1), (PIECE, 1), (PIECE + 1, 2), (64 * 1024 + 36, 33), (most + 1, PIECES)] {
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let mut io = Vectored::default();
+        let written = poll_write_in_pieces(Pin::new(&mut io), &bytes, cx);
+        assert!(matches!(written, Poll::Ready(Ok(n)) if n == length.min(most)), "{length}");
+        assert_eq!(io.bytes, bytes[..length.min(most)], "{length}");
+        assert_eq!(io.pieces.len(), count, "{length}");
+        assert!(io.pieces.iter().all(|piece| *piece <= PIECE), "{length}");
+    }
 }

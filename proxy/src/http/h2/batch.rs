@@ -6,7 +6,6 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -19,7 +18,6 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
 use crate::error::Reason;
-use crate::net::buffer::PIECE;
 use crate::net::turn;
 use crate::net::turn::TURN;
 use crate::tls;
@@ -220,7 +218,7 @@ impl Shared {
 
     fn poll_write_some<T: AsyncWrite + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.at < self.out.len() {
-            let n = ready!(poll_write(Pin::new(&mut *io), &self.out[self.at..], cx))?;
+            let n = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.at..]))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -347,21 +345,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Drop for BatchIo<T> {
 /// What a server says of a client's certificate; any other failure of TLS may come at any time.
 fn is_about_us(reason: Reason) -> bool {
     matches!(reason, Reason::NoCertificate | Reason::TlsExpired | Reason::TlsUntrusted | Reason::TlsWrongIdentity)
-}
-
-/// Much at once goes as pieces, because TLS copies what it encrypts. The bytes on the wire are the same.
-fn poll_write<T: AsyncWrite>(io: Pin<&mut T>, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    if bytes.len() <= PIECE || !io.is_write_vectored() {
-        return io.poll_write(cx, bytes);
-    }
-    // Four full frames are a little more than `CAP`, and leave in one write.
-    let mut pieces = [IoSlice::new(&[]); CAP / PIECE + 1];
-    let mut count = 0;
-    for (piece, bytes) in pieces.iter_mut().zip(bytes.chunks(PIECE)) {
-        *piece = IoSlice::new(bytes);
-        count += 1;
-    }
-    io.poll_write_vectored(cx, &pieces[..count])
 }
 
 fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
