@@ -7,6 +7,7 @@ pub mod callgrind;
 pub mod certificates;
 pub mod child;
 pub mod closed;
+pub mod congestion;
 pub mod counters;
 pub mod counts;
 pub mod crowd;

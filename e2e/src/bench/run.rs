@@ -18,6 +18,7 @@ use crate::bench::awake::Awake;
 use crate::bench::certificates;
 use crate::bench::child::Load;
 use crate::bench::child::Target;
+use crate::bench::congestion::Cubic;
 use crate::bench::counters;
 use crate::bench::counters::SystemCalls;
 use crate::bench::counts;
@@ -81,7 +82,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Vec<Record>> {
     std::fs::create_dir_all(&plan.folder)?;
     counters::raise_descriptors()?;
     certificates::write(&plan.folder.join("certificates"))?;
-    let _awake = Awake::start(&[OTHERS, SIDECARS])?;
+    let (_awake, _cubic) = (Awake::start(&[OTHERS, SIDECARS])?, Cubic::start());
     let (pinned, free): (Vec<&Test>, Vec<&Test>) =
         selected(plan)?.into_iter().partition(|test| !matches!(test.work, Work::Free(_)));
     let mut progress = Progress::new(slices(plan, &pinned) + slices(plan, &free));
