@@ -1,5 +1,5 @@
 //! The congestion control of what is measured: that of nearly all nodes, whatever this host has. It must never outlive the run
-//! that asked for it.
+//! that asked for it, unless that is killed.
 
 use std::fs;
 

@@ -37,8 +37,10 @@ const FRAME: usize = 16 * 1024;
 const SMALL: usize = 1024;
 /// A stream's window to begin with, where the peer is near: a small answer waits behind what large ones have on their way.
 const NEAR: u32 = 64 * 1024;
-/// What large streams of a near peer may have on their way together, until each has no more than `NEAR`.
+/// What large streams of a near peer may have on their way together, until each has no more than `LEAST`.
 const NEAR_TOGETHER: u32 = 256 * 1024;
+/// Two frames: one is on its way while the other is handed on.
+const LEAST: u32 = 32 * 1024;
 /// A stream that has moved more makes its connection one for bulk.
 const BULK: u64 = 1024 * 1024;
 
@@ -128,7 +130,7 @@ impl Settings {
     /// What a stream may have on its way that has filled its first window, beside so many others like it.
     fn window_beside(&self, large: u32) -> u32 {
         match self.near {
-            true => (NEAR_TOGETHER / large.max(1)).clamp(self.first_window(), self.stream_window),
+            true => (NEAR_TOGETHER / large.max(1)).max(LEAST).min(self.stream_window),
             false => self.stream_window,
         }
     }

@@ -69,6 +69,18 @@ fn large_streams_of_a_near_peer_share_what_one_alone_may_have_on_its_way() {
 }
 
 #[test]
+fn however_many_large_streams_a_near_peer_has_each_may_have_two_frames_on_its_way() {
+    run(async {
+        let mut state = state(true);
+        let keys: Vec<u32> = (0..16).map(|number| state.begin(2 * number + 1)).collect();
+        pass(&mut state, &keys, 100);
+        for &key in &keys {
+            assert!((PIECE..=2 * PIECE).contains(&state.stream(key).window));
+        }
+    });
+}
+
+#[test]
 fn what_nobody_has_read_counts_as_on_its_way() {
     run(async {
         let mut state = state(true);
