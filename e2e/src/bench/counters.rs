@@ -143,11 +143,6 @@ pub fn give_way_here() -> anyhow::Result<()> {
     idle(&[], &this_thread()?)
 }
 
-fn this_thread() -> anyhow::Result<String> {
-    let own = fs::read_link("/proc/thread-self")?;
-    Ok(own.file_name().context("it ends with a number")?.to_string_lossy().into_owned())
-}
-
 /// Lets a process have its core before everybody who shares it: what gives way would still keep it from the core for up to a
 /// tick (EEVDF looks at what each has had before it looks at priorities). A higher priority comes before a lower one.
 ///
@@ -155,6 +150,11 @@ fn this_thread() -> anyhow::Result<String> {
 /// This user may not (`CAP_SYS_NICE`), `chrt` is missing, or the process is gone.
 pub fn come_first(pid: u32, priority: u8) -> anyhow::Result<()> {
     schedule(&["--fifo", "--all-tasks"], &priority.to_string(), &pid.to_string())
+}
+
+fn this_thread() -> anyhow::Result<String> {
+    let own = fs::read_link("/proc/thread-self")?;
+    Ok(own.file_name().context("it ends with a number")?.to_string_lossy().into_owned())
 }
 
 fn idle(options: &[&str], id: &str) -> anyhow::Result<()> {
