@@ -132,7 +132,7 @@ pub fn move_here_to(core: usize) -> anyhow::Result<()> {
 /// # Errors
 /// `chrt` is missing, or the process is gone.
 pub fn give_way(pid: u32) -> anyhow::Result<()> {
-    idle(&["--all-tasks"], &pid.to_string())
+    schedule(&["--idle", "--all-tasks"], "0", &pid.to_string())
 }
 
 /// The same for the calling thread alone.
@@ -140,7 +140,7 @@ pub fn give_way(pid: u32) -> anyhow::Result<()> {
 /// # Errors
 /// `chrt` is missing.
 pub fn give_way_here() -> anyhow::Result<()> {
-    idle(&[], &this_thread()?)
+    schedule(&["--idle"], "0", &this_thread()?)
 }
 
 /// Lets a process have its core before everybody who shares it: what gives way would still keep it from the core for up to a
@@ -155,10 +155,6 @@ pub fn come_first(pid: u32, priority: u8) -> anyhow::Result<()> {
 fn this_thread() -> anyhow::Result<String> {
     let own = fs::read_link("/proc/thread-self")?;
     Ok(own.file_name().context("it ends with a number")?.to_string_lossy().into_owned())
-}
-
-fn idle(options: &[&str], id: &str) -> anyhow::Result<()> {
-    schedule(&[&["--idle"], options].concat(), "0", id)
 }
 
 fn schedule(options: &[&str], priority: &str, id: &str) -> anyhow::Result<()> {
