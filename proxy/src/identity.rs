@@ -21,6 +21,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use tonic::Request;
 
 use crate::control::anchors::Anchors;
+use crate::control::dial::BACKOFF_BASE;
 use crate::control::dial::Dialer;
 use crate::control::dial::backoff;
 use crate::control::progress::Progress;
@@ -100,12 +101,17 @@ impl Renewal {
                     self.metrics.proxy.certificate_failures.increment();
                     tracing::warn!(why, failures, "no certificate yet; trying again");
                     self.progress.not_certified(why);
-                    let wait = backoff(failures, rand::rng().random());
+                    let wait = retry(failures, self.left(), rand::rng().random());
                     tokio::time::sleep(wait).await;
                     failures += 1;
                 }
             }
         }
+    }
+
+    /// How long the certificate in force still holds; nothing where there is none.
+    fn left(&self) -> Duration {
+        self.tls.identity().map_or(Duration::ZERO, |current| seconds(current.not_after_unix - unix_now()))
     }
 
     /// One new key, certified and in force; says how long it holds.
@@ -163,6 +169,16 @@ fn new_key() -> Result<(Vec<u8>, Vec<u8>), String> {
 /// in 0..1.
 fn renewal(life: Duration, chance: f64) -> Duration {
     life.mul_f64(0.5 + 0.2 * chance.clamp(0.0, 1.0))
+}
+
+/// When to ask again: after the usual backoff, but at most an eighth of what is left of the life, so that a control plane
+/// that returns before its end is asked before its end. `chance` is uniform in 0..1.
+fn retry(failures: u32, left: Duration, chance: f64) -> Duration {
+    let usual = backoff(failures, chance);
+    match left {
+        Duration::ZERO => usual,
+        left => usual.min((left / 8).max(BACKOFF_BASE).mul_f64(chance.clamp(0.0, 1.0))),
+    }
 }
 
 fn seconds(count: i64) -> Duration {

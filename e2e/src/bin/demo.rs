@@ -31,7 +31,8 @@ async fn main() -> anyhow::Result<()> {
     let network = mesh::free_network()?;
     let plan = mesh::Plan {
         pods: manifests::storefront(network),
-        leaf_ttl: Duration::from_secs(40),
+        // Short, so that one sees them renewed; long, so that the 18 s that one has at least outlast the control plane's absence.
+        leaf_ttl: Duration::from_secs(60),
         fail_percent: 10,
         manifests: manifests::storefront_policies(),
         otlp: options.otlp.clone(),

@@ -201,5 +201,5 @@ const MESSAGE_MAX: usize = 1 << 20;
 const TOKEN_MAX: usize = 64 * 1024;
 
 /// A control plane that starts anew is asked again within half a second; after a long outage a thousand proxies come at 130 a second.
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
+pub const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);

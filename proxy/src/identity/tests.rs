@@ -217,3 +217,20 @@ fn renewals_spread_over_the_middle_of_a_life_and_retries_over_their_bound() {
     assert_eq!(backoff(u32::MAX, 1.0), Duration::from_secs(15));
     assert_eq!(backoff(9, 0.0), Duration::ZERO);
 }
+
+#[test]
+fn what_is_left_of_a_life_bounds_the_pause_so_that_a_control_plane_that_returns_in_time_is_asked_in_time() {
+    let second = Duration::from_secs(1);
+    for (left, failures, pause) in [
+        (3600 * second, 9, 15 * second),
+        (3600 * second, 0, second / 2),
+        (8 * second, 9, second),
+        (second, 9, second / 2),
+        // What has ended already is asked for as what never was: thousands may do so at once.
+        (Duration::ZERO, 9, 15 * second),
+    ] {
+        assert_eq!(retry(failures, left, 1.0), pause, "{left:?} left after {failures} failures");
+        assert_eq!(retry(failures, left, 0.5), pause / 2, "{left:?} left after {failures} failures");
+        assert_eq!(retry(failures, left, 0.0), Duration::ZERO);
+    }
+}
