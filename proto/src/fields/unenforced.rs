@@ -5,6 +5,7 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use crate::fields::Body;
 use crate::fields::INBOUND;
@@ -16,19 +17,23 @@ use crate::policy::InboundTraffic;
 use crate::policy::Resource;
 use crate::policy::Traffic;
 
+/// What every resource is held against.
+static TRAFFIC_DEFAULT: LazyLock<Traffic> = LazyLock::new(|| traffic(&Body::new()));
+static INBOUND_DEFAULT: LazyLock<InboundTraffic> = LazyLock::new(|| inbound(&Body::new()));
+
 /// Fields whose value differs from the default and that this build does not enforce, as `traffic.PATH` and `inbound.PATH`, sorted.
 pub fn unenforced(resource: &Resource) -> Vec<String> {
     let mut found = BTreeSet::new();
-    let default = traffic(&Body::new());
     for policy in lead::policies(resource) {
-        let later = TRAFFIC.iter().filter(|field| !field.enforced && traffic_differs(field.path, policy, &default));
+        let later =
+            TRAFFIC.iter().filter(|field| !field.enforced && traffic_differs(field.path, policy, &TRAFFIC_DEFAULT));
         found.extend(later.map(|field| format!("traffic.{}", field.path)));
     }
     if let Resource::Inbound(it) = resource {
-        let default = inbound(&Body::new());
         for port in it.ports.iter().chain([&it.other]) {
-            let later =
-                INBOUND.iter().filter(|field| !field.enforced && inbound_differs(field.path, &port.policy, &default));
+            let later = INBOUND
+                .iter()
+                .filter(|field| !field.enforced && inbound_differs(field.path, &port.policy, &INBOUND_DEFAULT));
             found.extend(later.map(|field| format!("inbound.{}", field.path)));
         }
     }
