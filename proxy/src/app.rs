@@ -27,6 +27,7 @@ use tokio::signal::unix::signal;
 use crate::access_log::AccessLog;
 use crate::admin;
 use crate::app::logs::Logs;
+use crate::aside::step_aside;
 use crate::config::Config;
 use crate::config::VERSION;
 use crate::control::Control;
@@ -129,8 +130,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("leno-control")
-        // Telemetry and control never delay a request.
-        .on_thread_start(|| drop(net::lower_priority(5)))
+        // Telemetry and control never delay a request: not in the middle of their work (`aside`), nor when they wake up.
+        .on_thread_start(|| drop(net::work_behind(5)))
+        .on_thread_unpark(step_aside)
         .enable_all()
         .build()?;
     let drain = Arc::new(drain);

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod admin;
 pub mod answer;
 pub mod app;
+pub mod aside;
 pub mod balance;
 pub mod breaker;
 pub mod config;

@@ -42,8 +42,8 @@ use tokio::net::TcpStream;
 
 use crate::net::big_read::BigRead;
 use crate::net::buffer::PIECE;
-pub use crate::net::sys::lower_priority;
 pub use crate::net::sys::raise_descriptors;
+pub use crate::net::sys::work_behind;
 
 /// A listening socket. With `Share::Workers` each worker binds one of its own to the same address and the kernel spreads
 /// new connections over them.

@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
+use crate::aside::step_aside;
 use crate::gate::Reclaim;
 use crate::quick::Table;
 use crate::upstream::Context;
@@ -326,11 +327,12 @@ impl State {
         let here = Here::of(own);
         let mut endpoints: HashMap<ServicePort, Vec<&Endpoint>> = HashMap::new();
         for (key, resource) in resources {
+            step_aside();
             match (key, &**resource) {
                 (Key::Destination(address), Resource::Destination(it)) => {
                     let before = previous.destinations.get(address);
                     let mark = before.map(|(_, mark)| mark.clone()).unwrap_or_default();
-                    drop(snapshot.destinations.insert(*address, (Arc::new(it.clone()), mark)));
+                    drop(snapshot.destinations.insert(*address, (kept(before.map(|(it, _)| it), it), mark)));
                 }
                 (_, Resource::Endpoints(it)) => {
                     // As kube-proxy: where there is none on the own node, there is none.
@@ -348,11 +350,13 @@ impl State {
         let shares: HashMap<&ServicePort, u32> =
             share.max_connections.iter().map(|(name, part)| (name, *part)).collect();
         for resource in resources.values() {
+            step_aside();
             if let Resource::Outbound(outbound) = &**resource {
                 let mut builder =
                     Builder { state: self, previous, endpoints: &endpoints, shares: &shares, here: &here, now };
-                let service = builder.service(&mut snapshot.targets, outbound);
-                let mark = previous.services.get(&outbound.service).map(|(_, mark)| mark.clone()).unwrap_or_default();
+                let before = previous.services.get(&outbound.service);
+                let service = builder.service(&mut snapshot.targets, outbound, before.map(|(service, _)| &**service));
+                let mark = before.map(|(_, mark)| mark.clone()).unwrap_or_default();
                 snapshot.services.insert(outbound.service.clone(), (Arc::new(service), mark));
             }
         }
@@ -394,7 +398,12 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn service(&mut self, targets: &mut HashMap<ServicePort, Arc<Target>>, outbound: &Outbound) -> Service {
+    fn service(
+        &mut self,
+        targets: &mut HashMap<ServicePort, Arc<Target>>,
+        outbound: &Outbound,
+        previous: Option<&Service>,
+    ) -> Service {
         let ports = outbound.ports.iter().map(|port| {
             let own = self.target(targets, &port.backend.target, &port.backend.policy);
             let mut named = vec![own.clone()];
@@ -404,7 +413,8 @@ impl Builder<'_> {
                     named.push(target);
                 }
             }
-            Port { policy: Arc::new(port.clone()), own, targets: named }
+            let before = previous.and_then(|service| service.port(port.port)).map(|before| &before.policy);
+            Port { policy: kept(before, port), own, targets: named }
         });
         Service { name: outbound.service.clone(), ports: ports.collect() }
     }

@@ -18,6 +18,8 @@ use leno_proto::key::Key;
 use parking_lot::Mutex;
 use prost::Message;
 
+use crate::aside::step_aside;
+
 /// What survives the process.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Kept {
@@ -175,11 +177,9 @@ fn decode(file: &[u8], owner: &Owner) -> Result<Kept, String> {
     for one in file.resources {
         // A key that a later build wrote: not ours to use.
         let Ok(key) = Key::parse(one.kind, &one.name) else { continue };
-        let bytes = Bytes::from(one.bytes);
-        kept.resources.insert(
-            key,
-            KeptResource { hash: Hash::of(&bytes), bytes, used_unix: one.used_unix, evicted: one.evicted },
-        );
+        let hash = Hash::of(&one.bytes);
+        let one = KeptResource { hash, bytes: one.bytes, used_unix: one.used_unix, evicted: one.evicted };
+        kept.resources.insert(key, one);
     }
     // What another build could not read, this one may.
     if file.build == owner.build {
@@ -204,12 +204,15 @@ fn encode(kept: &Kept, owner: &Owner) -> Vec<u8> {
         resources: kept
             .resources
             .iter()
-            .map(|(key, one)| FileResource {
-                kind: key.kind() as i32,
-                name: key.name(),
-                bytes: one.bytes.to_vec(),
-                used_unix: one.used_unix,
-                evicted: one.evicted,
+            .map(|(key, one)| {
+                step_aside();
+                FileResource {
+                    kind: key.kind() as i32,
+                    name: key.name(),
+                    bytes: one.bytes.clone(),
+                    used_unix: one.used_unix,
+                    evicted: one.evicted,
+                }
             })
             .collect(),
         rejected: kept
@@ -275,8 +278,8 @@ struct FileResource {
     kind: i32,
     #[prost(string, tag = "2")]
     name: String,
-    #[prost(bytes = "vec", tag = "3")]
-    bytes: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    bytes: Bytes,
     #[prost(int64, tag = "4")]
     used_unix: i64,
     #[prost(bool, tag = "5")]

@@ -18,6 +18,7 @@ use leno_proto::policy::ServiceName;
 use leno_proto::wire::control as wire;
 use leno_proto::wire::control::change::Change as Wire;
 
+use crate::aside::step_aside;
 use crate::control::resource;
 use crate::control::resource::Decode;
 use crate::control::resource::Refusal;
@@ -168,6 +169,7 @@ impl Book {
     pub fn judge(&mut self, transaction: u64, changes: Vec<wire::Change>, decode: Decode) -> Judged {
         let mut judged = Judged { report: wire::Report { transaction, ..Default::default() }, ..Default::default() };
         for change in changes {
+            step_aside();
             let (Some(name), Some(change)) = (change.key, change.change) else { continue };
             match (Key::parse(name.kind, &name.name), change) {
                 (Ok(key), Wire::Put(put)) => self.put(&mut judged, key, put, decode),

@@ -7,6 +7,7 @@ use leno_proto::lead::Lead;
 use leno_proto::lead::leads;
 use tokio::time::Instant as Time;
 
+use crate::aside::step_aside;
 use crate::control::Control;
 use crate::control::Unwritten;
 use crate::control::book::Keep;
@@ -28,6 +29,7 @@ impl Control {
         let (used_unix, remembered) = (unix_millis() / 1000, self.parts.dialer.remembered());
         let written = self.parts.store.update(|file| {
             for (key, keep) in resources {
+                step_aside();
                 put(file, key, keep, used_unix);
             }
             file.rejected.clone_from(self.book.rejected());
@@ -78,7 +80,13 @@ fn put(file: &mut Kept, key: Key, keep: Keep, used_unix: i64) {
         Keep::InForce(hash, bytes) => {
             // A proxy is in one view of a Service; the others are not its own any more.
             if let Key::Outbound { service, .. } = &key {
-                file.resources.retain(|other, _| !matches!(other, Key::Outbound { service: it, .. } if it == service));
+                let first = Key::Outbound { service: service.clone(), view: "".into() };
+                let of_service = |key: &&Key| matches!(key, Key::Outbound { service: it, .. } if it == service);
+                let views = file.resources.range(first..).map(|(key, _)| key).take_while(of_service);
+                let views: Vec<_> = views.cloned().collect();
+                for view in views {
+                    file.resources.remove(&view);
+                }
             }
             file.resources.insert(key, KeptResource { hash, bytes, used_unix, evicted: false });
         }

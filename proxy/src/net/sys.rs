@@ -1,5 +1,5 @@
 //! The calls that no safe crate offers. It must never hold a pointer longer than one call.
-#![allow(unsafe_code)] // accept4, getsockopt(TCP_INFO), setpriority, rlimits and a descriptor in a poller have no safe form here.
+#![allow(unsafe_code)] // accept4, getsockopt(TCP_INFO), sched_setscheduler, setpriority, rlimits and a descriptor in a poller have no safe form here.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -58,11 +58,18 @@ pub(super) fn tcp_info(stream: &TcpStream) -> Option<libc::tcp_info> {
     Some(unsafe { info.assume_init() })
 }
 
-/// Makes the calling thread nicer to the others, so that telemetry and control never delay a request.
-pub fn lower_priority(nice: i32) -> io::Result<()> {
-    // SAFETY: no pointers; 0 means the calling thread on Linux.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
-        0 => Ok(()),
+/// Makes the calling thread one for work that nobody waits for: nicer to the others, and never ahead of one that runs because
+/// it has just woken up (`SCHED_BATCH`).
+pub fn work_behind(nice: i32) -> io::Result<()> {
+    // The kernel's `sched_param` is this one number, and 0 the only one for this policy. The C library's own function is no
+    // call of the kernel's where that is musl.
+    let priority: libc::c_int = 0;
+    // SAFETY: the kernel reads one number from `priority`, which outlives the call; 0 means the calling thread on Linux.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority) };
+    // SAFETY: no pointers.
+    match (policy, unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }) {
+        (0, 0) => Ok(()),
+        // Each helps by itself: where one is not allowed, the other was done.
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -69,6 +69,21 @@ fn what_listens_widely_is_reached_by_every_family_that_the_host_has() {
     assert!(alone.local_addr().unwrap().is_ipv4());
 }
 
+#[test]
+fn a_thread_that_works_behind_is_nicer_and_overtakes_nobody() {
+    let of_thread = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // proc(5): what follows the name in brackets begins with field 3; nice is the 19th, the policy the 41st.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<i32> = fields.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
+        (fields[19 - 3], fields[41 - 3])
+    };
+    let (nice, _) = of_thread();
+    let behind = std::thread::spawn(move || net::work_behind(nice + 1).map(|()| of_thread())).join().unwrap();
+    assert_eq!(behind.unwrap(), (nice + 1, libc::SCHED_BATCH));
+    assert_eq!(of_thread().0, nice, "the others stay as they were");
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_quiet_until_the_peer_speaks_or_closes() {
     let acceptor = Acceptor::new(net::listen(loopback(), Share::Alone).unwrap()).unwrap();

@@ -88,10 +88,16 @@ fn what_a_transaction_does_not_touch_stays_the_same_object() {
     let now = Instant::now();
     state.apply(vec![outbound(10), endpoints(&["a", "b"])], now);
     let before = state.load().targets().next().unwrap().clone();
-    let other = Key::Destination("10.0.0.9:80".parse().unwrap());
-    state.apply(vec![Change::Put(other, Arc::new(Resource::Destination(Destination::NotFound))), outbound(10)], now);
+    let policy = |snapshot: &Snapshot| snapshot.service(&name()).unwrap().port(80).unwrap().policy.clone();
+    let routes = policy(&state.load());
+    let (address, other) = ("10.0.0.9:80".parse().unwrap(), Arc::new(Resource::Destination(Destination::NotFound)));
+    state.apply(vec![Change::Put(Key::Destination(address), other), outbound(10)], now);
     assert!(Arc::ptr_eq(&before, state.load().targets().next().unwrap()));
+    assert!(Arc::ptr_eq(&routes, &policy(&state.load())));
+    let known = state.load().destination(address).unwrap().clone();
     state.apply(vec![outbound(11)], now);
+    assert!(Arc::ptr_eq(&known, state.load().destination(address).unwrap()));
+    assert!(!Arc::ptr_eq(&routes, &policy(&state.load())));
     assert_eq!(state.load().targets().next().unwrap().shared.connections.limit(), 11);
     let gone = Endpoints { target: port(), bucket: 0, buckets: 1, endpoints: vec![], own_node_only: false };
     let key = Key::Endpoints { target: port(), bucket: 0 };
