@@ -9,18 +9,21 @@ use std::time::Instant;
 /// first. A lower priority alone does not do that: the kernel lets a thread that runs go on for a slice of milliseconds (EEVDF)
 /// before it heeds a worker that wakes, and a request would wait so in both sidecars of its way.
 pub fn step_aside() {
-    thread_local!(static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) });
+    thread_local!(static END: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = Instant::now();
-    if is_full(BEGUN.get(), now) {
+    // What was done before the first call, nobody measured.
+    if END.get().is_none_or(|end| now >= end) {
         std::thread::yield_now();
-        // Not `now`: somebody else may have run meanwhile.
-        BEGUN.set(Some(Instant::now()));
+        let back = Instant::now();
+        END.set(Some(back + piece(back.saturating_duration_since(now))));
     }
 }
 
-/// What was done before the first call, nobody measured.
-fn is_full(begun: Option<Instant>, now: Instant) -> bool {
-    begun.is_none_or(|begun| now.saturating_duration_since(begun) >= PIECE)
+/// How long to work on after having waited so long. Where others always want the processor, each time takes a slice of theirs
+/// (milliseconds): a quarter of it in return, which is what a lower priority leaves, or a change would not be in force for
+/// seconds.
+fn piece(waited: Duration) -> Duration {
+    (waited / 4).max(PIECE)
 }
 
 /// Most parts are longer. What is shorter is put together, for to give way is a system call. Longer pieces were heeded less by
@@ -32,13 +35,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_ends_after_its_time_and_before_unmeasured_work() {
-        let begun = Instant::now();
-        assert!(is_full(None, begun));
-        assert!(!is_full(Some(begun), begun));
-        assert!(!is_full(Some(begun), begun + PIECE - Duration::from_nanos(1)));
-        assert!(is_full(Some(begun), begun + PIECE));
-        // A clock that steps back ends nothing.
-        assert!(!is_full(Some(begun + PIECE), begun));
+    fn who_has_waited_long_may_work_for_a_quarter_of_it() {
+        for (waited, may_work) in [(0, 5), (1, 5), (20, 5), (60, 15), (8_000, 2_000)] {
+            assert_eq!(piece(Duration::from_micros(waited)), Duration::from_micros(may_work), "{waited} us");
+        }
     }
 }
