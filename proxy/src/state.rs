@@ -354,9 +354,8 @@ impl State {
             if let Resource::Outbound(outbound) = &**resource {
                 let mut builder =
                     Builder { state: self, previous, endpoints: &endpoints, shares: &shares, here: &here, now };
-                let before = previous.services.get(&outbound.service);
-                let service = builder.service(&mut snapshot.targets, outbound, before.map(|(service, _)| &**service));
-                let mark = before.map(|(_, mark)| mark.clone()).unwrap_or_default();
+                let service = builder.service(&mut snapshot.targets, outbound);
+                let mark = previous.services.get(&outbound.service).map(|(_, mark)| mark.clone()).unwrap_or_default();
                 snapshot.services.insert(outbound.service.clone(), (Arc::new(service), mark));
             }
         }
@@ -398,12 +397,8 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn service(
-        &mut self,
-        targets: &mut HashMap<ServicePort, Arc<Target>>,
-        outbound: &Outbound,
-        previous: Option<&Service>,
-    ) -> Service {
+    fn service(&mut self, targets: &mut HashMap<ServicePort, Arc<Target>>, outbound: &Outbound) -> Service {
+        let previous = self.previous.services.get(&outbound.service);
         let ports = outbound.ports.iter().map(|port| {
             let own = self.target(targets, &port.backend.target, &port.backend.policy);
             let mut named = vec![own.clone()];
@@ -413,7 +408,7 @@ impl Builder<'_> {
                     named.push(target);
                 }
             }
-            let before = previous.and_then(|service| service.port(port.port)).map(|before| &before.policy);
+            let before = previous.and_then(|(service, _)| service.port(port.port)).map(|before| &before.policy);
             Port { policy: kept(before, port), own, targets: named }
         });
         Service { name: outbound.service.clone(), ports: ports.collect() }
